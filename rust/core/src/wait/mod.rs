@@ -1,0 +1,12 @@
+//! Who waits, who ends the wait, and lists of those who wait.
+//!
+//! - [`waiter`]: one per thing that can wait (a stack, a coroutine task, a thread, an event loop). Its
+//!   claim word says whether it waits and how the wait ended; exactly one side ends it.
+//! - [`list`]: first-in-first-out lists of entries, each a waiter's stake in one operation.
+
+pub mod fork;
+pub mod list;
+pub mod waiter;
+
+pub use list::{Entry, WaiterList};
+pub use waiter::{Claim, Epoch, Outcome, Waiter, WaiterClass, WaiterRef};
