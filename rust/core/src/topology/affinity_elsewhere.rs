@@ -1,0 +1,9 @@
+//! Systems without an affinity mask: every CPU there is.
+
+use super::CpuSet;
+
+/// As many CPUs as the standard library counts.
+pub fn allowed_cpus() -> CpuSet {
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    (0..super::CPU_LIMIT).take(count).collect()
+}
