@@ -1,0 +1,268 @@
+//! Where machines and workers are while they do not run, and who wakes which.
+//!
+//! One lock guards all of it; it is taken only when somebody goes to sleep, wakes up or waits for a worker.
+//! README.md proves that no wake-up is lost.
+//!
+//! Invariant: a worker is either in the hands of exactly one machine (running it, or asleep with it), or in
+//! `free`. A machine that is not `Awake` is in the list of its place, and only there.
+
+use std::{collections::VecDeque, ptr::NonNull, time::Instant};
+
+use super::{Machine, Scheduler, worker::Worker};
+use crate::sync::{Ordering, fence};
+
+/// What a machine does while it does not run. Written under the lock of [`Idle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It runs, or is on its way.
+    Awake,
+    /// Asleep with a worker, ready to run anything. In `sleepers`.
+    Sleeping,
+    /// Asleep with a worker, its thread taken by a parked task. In `sleepers`.
+    Holding,
+    /// Asleep without a worker, ready to run anything. In `spares`.
+    Spare,
+    /// Asleep without a worker, its thread taken by a parked task. In no list.
+    Parked,
+    /// It has ready stacks and no worker. In `waiting`.
+    Waiting,
+}
+
+/// A spare machine's order to take over a slot whose worker has been at one task for too long.
+#[derive(Clone, Copy, Debug)]
+pub struct Mission {
+    pub worker: &'static Worker,
+    pub turn: u64,
+    pub issued: Instant,
+}
+
+#[derive(Debug, Default)]
+pub struct Idle {
+    pub sleepers: Vec<&'static Machine>,
+    pub spares: Vec<&'static Machine>,
+    pub waiting: VecDeque<&'static Machine>,
+    /// Workers in no machine's hands.
+    pub free: Vec<&'static Worker>,
+    /// Workers whose slot another has, still in the hands of a machine that does not answer.
+    pub orphans: Vec<&'static Worker>,
+    /// Orphans that came back, to be used again.
+    pub pool: Vec<&'static Worker>,
+}
+
+fn take(list: &mut Vec<&'static Machine>, machine: &'static Machine) {
+    let at = list.iter().position(|other| std::ptr::eq(*other, machine));
+    list.swap_remove(at.expect("a machine is in the list of its place"));
+}
+
+impl Idle {
+    /// Takes `machine` out of the list of its place.
+    pub fn leave(&mut self, machine: &'static Machine) {
+        match machine.place(self) {
+            Place::Awake | Place::Parked => {}
+            Place::Sleeping | Place::Holding => take(&mut self.sleepers, machine),
+            Place::Spare => take(&mut self.spares, machine),
+            Place::Waiting => self.waiting.retain(|other| !std::ptr::eq(*other, machine)),
+        }
+        machine.set_place(self, Place::Awake);
+    }
+
+    /// Puts `machine`, which is awake, into `place` and its list.
+    pub fn enter(&mut self, machine: &'static Machine, place: Place) {
+        debug_assert_eq!(machine.place(self), Place::Awake);
+        match place {
+            Place::Awake | Place::Parked => {}
+            Place::Sleeping | Place::Holding => self.sleepers.push(machine),
+            Place::Spare => self.spares.push(machine),
+            Place::Waiting => self.waiting.push_back(machine),
+        }
+        machine.set_place(self, place);
+    }
+
+    /// Finds a worker that nobody runs: a free one, or one that a sleeper has in hand.
+    pub fn find_worker(&mut self) -> Option<&'static Worker> {
+        if let Some(worker) = self.free.pop() {
+            return Some(worker);
+        }
+        // Rather from a machine whose thread is taken: the others can run something themselves.
+        let at = self
+            .sleepers
+            .iter()
+            .position(|machine| machine.place(self) == Place::Holding)
+            .or_else(|| self.sleepers.len().checked_sub(1))?;
+        let machine = self.sleepers[at];
+        let place = match machine.place(self) {
+            Place::Holding => Place::Parked,
+            _ => Place::Spare,
+        };
+        self.leave(machine);
+        self.enter(machine, place);
+        let worker = machine.take_worker();
+        worker.asleep.store(false, Ordering::Relaxed); // Ordering: Relaxed, under the lock.
+        Some(worker)
+    }
+}
+
+impl Scheduler {
+    /// Recounts what is read without the lock. Called under it, after each change.
+    pub(super) fn publish(&self, idle: &Idle) {
+        let workers = idle.sleepers.len() + idle.free.len();
+        // Ordering: SeqCst, read by submitters after their fence; see README.md.
+        self.idle_workers.store(workers, Ordering::SeqCst);
+        self.waiting_machines
+            .store(idle.waiting.len(), Ordering::SeqCst);
+        self.orphans.store(idle.orphans.len(), Ordering::SeqCst);
+    }
+
+    /// There is new work that any worker may run: sees to it that one looks, if one is idle.
+    #[inline]
+    pub fn notify(&'static self) {
+        if !self.exclusive {
+            // Ordering: SeqCst, the submitter's half of README.md's proof: queue the task, fence, read the counts.
+            fence(Ordering::SeqCst);
+        }
+        // Ordering: Relaxed, ordered by the fence.
+        if self.idle_workers.load(Ordering::Relaxed) != 0
+            && self.searching.load(Ordering::Relaxed) == 0
+        {
+            self.wake_searcher();
+        }
+    }
+
+    /// Wakes one idle worker to search, unless one searches already.
+    #[cold]
+    pub(super) fn wake_searcher(&'static self) {
+        let mut idle = self.idle.lock();
+        // Ordering: SeqCst, under the lock; the count is also changed outside it.
+        if self.searching.load(Ordering::SeqCst) != 0 {
+            return;
+        }
+        // Rather a machine that only has to wake up than a worker that needs another thread.
+        let sleeper = idle
+            .sleepers
+            .iter()
+            .rposition(|machine| machine.place(&idle) == Place::Sleeping);
+        if let Some(at) = sleeper {
+            let machine = idle.sleepers[at];
+            idle.leave(machine);
+            self.searching.fetch_add(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
+            machine.set_searching();
+            self.publish(&idle);
+            drop(idle);
+            self.unpark(machine);
+            return;
+        }
+        let Some(worker) = idle.find_worker() else {
+            return;
+        };
+        self.searching.fetch_add(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
+        self.publish(&idle);
+        self.give_to_spare(idle, worker, true);
+    }
+
+    /// Has a spare machine, or a new one, run `worker`. Ends the lock.
+    pub(super) fn give_to_spare(
+        &'static self,
+        mut idle: crate::sync::LockGuard<'_, Idle>,
+        worker: &'static Worker,
+        searching: bool,
+    ) {
+        if let Some(&machine) = idle.spares.last() {
+            idle.leave(machine);
+            machine.put_worker(worker);
+            if searching {
+                machine.set_searching();
+            }
+            self.publish(&idle);
+            drop(idle);
+            self.unpark(machine);
+            return;
+        }
+        drop(idle);
+        let machine = self.new_machine();
+        machine.put_worker(worker);
+        if searching {
+            machine.set_searching();
+        }
+        if !self.start(machine) {
+            // No thread is to be had. The worker stays free; whoever comes by next takes it.
+            let worker = machine.take_worker();
+            if searching {
+                machine.unset_searching();
+                self.searching.fetch_sub(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
+            }
+            let mut idle = self.idle.lock();
+            idle.free.push(worker);
+            self.publish(&idle);
+        }
+    }
+
+    /// Sees to it that `machine`, which sleeps and has got a ready stack, runs.
+    #[cold]
+    pub(super) fn rouse(&'static self, machine: &'static Machine) {
+        let mut idle = self.idle.lock();
+        match machine.place(&idle) {
+            Place::Awake | Place::Waiting => return,
+            Place::Sleeping | Place::Holding => idle.leave(machine),
+            Place::Spare | Place::Parked => {
+                idle.leave(machine);
+                if let Some(worker) = idle.find_worker() {
+                    machine.put_worker(worker);
+                } else {
+                    idle.enter(machine, Place::Waiting);
+                    self.publish(&idle);
+                    return;
+                }
+            }
+        }
+        self.publish(&idle);
+        drop(idle);
+        self.unpark(machine);
+    }
+
+    /// Lets a machine run on that has been taken out of its place, and the monitor watch again.
+    pub(super) fn unpark(&self, machine: &'static Machine) {
+        machine.parker.unpark();
+        self.monitor.workers_awake();
+    }
+
+    /// Gives the worker of the calling machine to the machine that has waited longest for one.
+    pub(super) fn give_to_waiting(&'static self, machine: &'static Machine) -> bool {
+        // Ordering: Relaxed, a hint; the lock decides.
+        if self.waiting_machines.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut idle = self.idle.lock();
+        let Some(&next) = idle.waiting.front() else {
+            return false;
+        };
+        idle.leave(next);
+        next.put_worker(machine.take_worker());
+        self.publish(&idle);
+        drop(idle);
+        machine.count_handoff();
+        self.unpark(next);
+        true
+    }
+
+    /// Whether anything is there that a worker without work of its own could run.
+    pub(super) fn work_is_visible(&self, machine: &Machine) -> bool {
+        let queued = |worker: &'static Worker| !worker.queue.is_empty();
+        self.injector.len() != 0
+            || !machine.inbox.is_empty()
+            // Ordering: SeqCst, after the fence of the machine that is about to sleep.
+            || self.waiting_machines.load(Ordering::SeqCst) != 0
+            || self.slots().any(queued)
+            || (self.orphans.load(Ordering::SeqCst) != 0
+                && self.idle.lock().orphans.iter().copied().any(queued))
+    }
+
+    /// The workers in the slots.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &'static Worker> + '_ {
+        self.slots.iter().map(|slot| {
+            // Ordering: Acquire pairs with the Release that put the worker there.
+            let worker = NonNull::new(slot.load(Ordering::Acquire)).expect("slots are never empty");
+            // SAFETY: workers are leaked, never freed.
+            unsafe { worker.as_ref() }
+        })
+    }
+}

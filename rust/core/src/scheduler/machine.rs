@@ -1,0 +1,731 @@
+//! The machine (M): a thread that runs tasks for a worker, and the stacks on it.
+//!
+//! The loop takes, in this order: a ready stack of its own, the task readied last, the local queue, the
+//! injector, another worker's queue. Each 61st turn it looks at the injector and at the machines that wait for
+//! a worker first, so that neither starves behind tasks that keep readying each other.
+//!
+//! A task runs directly on the loop's stack. When it parks, the loop stays behind with it and the machine goes on
+//! on another stack: one that is ready, an idle loop, or a new one. A stack never leaves its thread.
+//!
+//! Frames here lie under the embedder's code, through which a thread may be ended by a forced unwind: no
+//! value with a destructor is alive across a call that runs a task, switches stacks or sleeps.
+
+use std::{
+    cell::Cell,
+    ptr::{self, NonNull},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Scheduler, Stack,
+    idle::{Idle, Mission, Place},
+    stack::{Inbox, StackQueue},
+    stats::Counters,
+    worker::Worker,
+};
+use crate::{
+    park::Parker,
+    sync::{AtomicBool, AtomicPtr, Ordering, UnsafeCell, fence},
+    task::Task,
+    wait::fork,
+};
+
+/// Turns between two looks at the injector and the waiting machines. Prime, so that it does not beat with
+/// patterns in the load (Go's number).
+const FAIRNESS_TURNS: u32 = 61;
+/// Ready stacks resumed in a row while queued tasks wait: a pair that readies each other for ever must
+/// not starve them.
+const STACKS_IN_A_ROW: u32 = 16;
+/// How often in a row the task readied last goes before the queue.
+const RUN_NEXT_IN_A_ROW: u32 = 16;
+/// Tasks moved from the injector at once.
+const INJECTOR_BATCH: usize = 128;
+/// How long a spare machine stays before its thread ends, and how many stay anyway.
+const SPARE_TIME: Duration = Duration::from_secs(10);
+const SPARES_KEPT: usize = 4;
+
+thread_local! {
+    static CURRENT: Cell<Option<&'static Machine>> = const { Cell::new(None) };
+}
+
+/// What only the machine's own thread touches.
+#[derive(Debug, Default)]
+struct Own {
+    /// Stacks whose task can go on.
+    ready: StackQueue,
+    /// Loops without a task, the one used last first: idle stacks are trimmed from the other end.
+    idle: StackQueue,
+    turn: u32,
+    stacks_in_a_row: u32,
+    next_in_a_row: u32,
+    /// Tasks parked on this thread.
+    parked: usize,
+    random: u32,
+    /// The task that just ran gave up its turn: queued tasks go first, once.
+    yielded: bool,
+    /// The thread is about to end: idle loops return.
+    retiring: bool,
+}
+
+#[derive(Debug)]
+pub struct Machine {
+    pub id: usize,
+    pub scheduler: &'static Scheduler,
+    /// The worker in hand, or null. Written by its thread while it is awake, by others while it sleeps, under
+    /// the lock of `idle`.
+    worker: AtomicPtr<Worker>,
+    /// Stacks of this machine that other threads made ready.
+    pub(super) inbox: Inbox,
+    pub(super) parker: Parker,
+    /// Set by its thread before it sleeps, cleared by whoever rouses it.
+    asleep: AtomicBool,
+    /// It counts among the searching ones. Set by a waker before the wake, else its own thread's.
+    searching: AtomicBool,
+    place: UnsafeCell<Place>,
+    mission: UnsafeCell<Option<Mission>>,
+    /// The stack that runs. Its thread's.
+    current: Cell<*mut Stack>,
+    own: UnsafeCell<Own>,
+    pub(super) counters: Counters,
+    generation: u32,
+}
+
+// SAFETY: `place` and `mission` are guarded by the lock of `idle`, `own` and `current` belong to the machine's
+// thread, the rest is atomic.
+unsafe impl Send for Machine {}
+// SAFETY: as above.
+unsafe impl Sync for Machine {}
+
+/// Why the loop returned to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// The thread is to end, once the host has ended its idle loops.
+    Retired,
+    /// The task that just ended had forked, and this is the child.
+    Forked,
+}
+
+enum Next {
+    Stack(NonNull<Stack>),
+    Task(NonNull<Task>),
+    Leave(Leave),
+}
+
+impl Machine {
+    pub(super) fn new(id: usize, scheduler: &'static Scheduler) -> Self {
+        Self {
+            id,
+            scheduler,
+            worker: AtomicPtr::new(ptr::null_mut()),
+            inbox: Inbox::default(),
+            parker: Parker::default(),
+            asleep: AtomicBool::new(false),
+            searching: AtomicBool::new(false),
+            place: UnsafeCell::new(Place::Awake),
+            mission: UnsafeCell::new(None),
+            current: Cell::new(ptr::null_mut()),
+            own: UnsafeCell::new(Own {
+                random: u32::try_from(id).unwrap_or(0).wrapping_mul(0x9E37_79B9) | 1,
+                ..Own::default()
+            }),
+            counters: Counters::default(),
+            generation: fork::generation(),
+        }
+    }
+
+    /// The machine of the calling thread.
+    #[inline]
+    pub fn current() -> Option<&'static Machine> {
+        CURRENT.get()
+    }
+
+    /// In a forked child: this thread is an ordinary one.
+    pub fn forget_current() {
+        CURRENT.set(None);
+    }
+
+    /// The calling thread, which the host started for this machine, is it from now on.
+    pub fn enter(&'static self) {
+        CURRENT.set(Some(self));
+    }
+
+    // ---- guarded by the lock of `idle`: the argument is the proof that it is held ----
+
+    pub(super) fn place(&self, _: &Idle) -> Place {
+        // SAFETY: the lock is held.
+        unsafe { *self.place.get() }
+    }
+
+    pub(super) fn set_place(&self, _: &mut Idle, place: Place) {
+        // SAFETY: the lock is held.
+        unsafe { *self.place.get() = place };
+        if place == Place::Awake {
+            // Ordering: SeqCst, see `ready_stack`.
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+    }
+
+    pub(super) fn set_mission(&self, _: &mut Idle, mission: Mission) {
+        // SAFETY: the lock is held.
+        unsafe { *self.mission.get() = Some(mission) };
+    }
+
+    // ---- the worker in hand ----
+
+    #[inline]
+    fn worker(&self) -> Option<&'static Worker> {
+        // Ordering: Acquire pairs with the Release in `put_worker`.
+        // SAFETY: workers are leaked, never freed.
+        unsafe { self.worker.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The worker in hand, if its slot is still its own.
+    #[inline]
+    pub(super) fn sound_worker(&self) -> Option<&'static Worker> {
+        self.worker().filter(|worker| !worker.is_orphaned())
+    }
+
+    pub(super) fn put_worker(&self, worker: &'static Worker) {
+        debug_assert!(self.worker().is_none(), "two workers in one hand");
+        // Ordering: Release hands the worker's queue over to the Acquire in `worker`.
+        self.worker
+            .store(ptr::from_ref(worker).cast_mut(), Ordering::Release);
+    }
+
+    pub(super) fn take_worker(&self) -> &'static Worker {
+        // Ordering: AcqRel, takes over what its last machine did with it.
+        let worker = self.worker.swap(ptr::null_mut(), Ordering::AcqRel);
+        // SAFETY: workers are leaked, never freed.
+        unsafe { worker.as_ref() }.expect("a worker is in hand")
+    }
+
+    // ---- searching ----
+
+    pub(super) fn set_searching(&self) {
+        // Ordering: Relaxed, published by the wake.
+        self.searching.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn unset_searching(&self) {
+        // Ordering: Relaxed, as above.
+        self.searching.store(false, Ordering::Relaxed);
+    }
+
+    /// Stops to count as searching. Having found something, the last one wakes the next: see README.md.
+    fn stop_searching(&self, found: bool) {
+        // Ordering: Relaxed, its thread's while it is awake.
+        if !self.searching.load(Ordering::Relaxed) {
+            return;
+        }
+        self.unset_searching();
+        // Ordering: SeqCst, the searcher's half of the proof.
+        if self.scheduler.searching.fetch_sub(1, Ordering::SeqCst) == 1 && found {
+            self.scheduler.notify();
+        }
+    }
+
+    pub(super) fn holds(&self, worker: &'static Worker) -> bool {
+        self.worker().is_some_and(|mine| ptr::eq(mine, worker))
+    }
+
+    pub(super) fn count_handoff(&self) {
+        self.counters.handoffs.add(1);
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The stack that runs. The machine's thread only.
+    #[inline]
+    pub fn current_stack(&self) -> Option<&Stack> {
+        // SAFETY: null, or the stack of the loop that runs, which outlives what it runs.
+        unsafe { self.current.get().as_ref() }
+    }
+
+    /// The host has made `stack` and is about to run [`work`](Self::work) on it.
+    pub fn set_current_stack(&self, stack: NonNull<Stack>) {
+        self.current.set(stack.as_ptr());
+    }
+
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "one thread, and no reference outlives a line"
+    )]
+    fn own(&self) -> &mut Own {
+        // SAFETY: called on the machine's thread only; each use ends before the next begins, and none is
+        // alive across a call that may come back here.
+        unsafe { &mut *self.own.get() }
+    }
+
+    // ---- the loop ----
+
+    /// Runs tasks on the current stack until the thread is to end.
+    ///
+    /// # Safety
+    /// Called by the host on the machine's thread, on a stack it named with
+    /// [`set_current_stack`](Self::set_current_stack), inside the embedder's runtime (attached).
+    pub unsafe fn work(&'static self) -> Leave {
+        loop {
+            match self.next() {
+                Next::Task(task) => {
+                    if let Some(worker) = self.worker() {
+                        worker.next_turn();
+                    }
+                    // SAFETY: taken from a queue, so it is alive and ours to run.
+                    unsafe { Task::run(task) };
+                    if self.generation != fork::generation() {
+                        return Leave::Forked;
+                    }
+                }
+                Next::Stack(stack) => {
+                    if let Some(worker) = self.worker() {
+                        worker.next_turn();
+                    }
+                    let me = self.current.get();
+                    if let Some(me) = NonNull::new(me) {
+                        self.own().idle.push_front(me);
+                        self.switch(me, stack);
+                    }
+                    if self.own().retiring {
+                        return Leave::Retired;
+                    }
+                }
+                Next::Leave(leave) => return leave,
+            }
+        }
+    }
+
+    /// Leaves `from` behind and runs `to`, until somebody switches back.
+    fn switch(&'static self, from: NonNull<Stack>, to: NonNull<Stack>) -> bool {
+        self.current.set(to.as_ptr());
+        // SAFETY: both are stacks of this thread, `from` is the one that runs, `to` one that waits.
+        unsafe { (self.scheduler.host.switch)(from, to) }
+    }
+
+    /// An idle loop of this thread, which is about to end: the host runs each until it has returned.
+    pub fn take_idle_stack(&'static self) -> Option<NonNull<Stack>> {
+        self.own().retiring = true;
+        self.own().idle.pop_front()
+    }
+
+    fn next(&'static self) -> Next {
+        let scheduler = self.scheduler;
+        loop {
+            // Ordering: Relaxed, a flag that is seen soon enough.
+            if scheduler.stopping.load(Ordering::Relaxed) {
+                self.halt();
+            }
+            let Some(worker) = self.worker() else {
+                if self.rest(false) {
+                    return Next::Leave(Leave::Retired);
+                }
+                continue;
+            };
+            if worker.is_orphaned() {
+                self.give_up_orphan();
+                continue;
+            }
+            if let Some(next) = self.find(worker) {
+                self.stop_searching(true);
+                return next;
+            }
+            // Without a worker it must not count as searching: nobody would be woken again.
+            if self.worker().is_none() || scheduler.give_to_waiting(self) {
+                self.stop_searching(true);
+                continue;
+            }
+            if let Some(task) = self.search(worker) {
+                self.stop_searching(true);
+                return Next::Task(task);
+            }
+            self.stop_searching(false);
+            self.rest(false);
+        }
+    }
+
+    /// Work that is here already: this thread's stacks, the worker's queue and timers, the injector.
+    #[inline]
+    fn find(&'static self, worker: &'static Worker) -> Option<Next> {
+        if !self.inbox.is_empty() {
+            self.inbox.drain_into(&mut self.own().ready);
+        }
+        let own = self.own();
+        own.turn = own.turn.wrapping_add(1);
+        if own.turn.is_multiple_of(FAIRNESS_TURNS) {
+            if self.scheduler.give_to_waiting(self) {
+                return None;
+            }
+            if let Some(task) = self.scheduler.injector.pop(0, |_| ()) {
+                return Some(Next::Task(task));
+            }
+        }
+        if let Some(deadline) = worker.timers.next() {
+            let now = Instant::now();
+            if deadline <= now {
+                worker.timers.fire(now);
+            }
+        }
+        let own = self.own();
+        let tasks_first =
+            std::mem::take(&mut own.yielded) || own.stacks_in_a_row >= STACKS_IN_A_ROW;
+        if !tasks_first && let Some(stack) = own.ready.pop_front() {
+            own.stacks_in_a_row += 1;
+            return Some(Next::Stack(stack));
+        }
+        own.stacks_in_a_row = 0;
+        if let Some(task) = self.next_queued(worker) {
+            return Some(Next::Task(task));
+        }
+        if let Some(stack) = self.own().ready.pop_front() {
+            return Some(Next::Stack(stack));
+        }
+        self.take_injected(worker).map(Next::Task)
+    }
+
+    #[inline]
+    fn next_queued(&self, worker: &Worker) -> Option<NonNull<Task>> {
+        let own = self.own();
+        if own.next_in_a_row < RUN_NEXT_IN_A_ROW
+            && let Some(task) = worker.queue.take_next()
+        {
+            own.next_in_a_row += 1;
+            return Some(task);
+        }
+        own.next_in_a_row = 0;
+        worker.queue.pop().or_else(|| worker.queue.take_next())
+    }
+
+    fn take_injected(&self, worker: &Worker) -> Option<NonNull<Task>> {
+        let waiting = self.scheduler.injector.len();
+        if waiting == 0 {
+            return None;
+        }
+        let share = (waiting / self.scheduler.slots.len()).min(INJECTOR_BATCH);
+        self.scheduler.injector.pop(share, |task| {
+            // The queue is empty and the batch is half of it, so it fits.
+            let pushed = worker.queue.push(task);
+            debug_assert!(pushed.is_ok(), "a batch does not fit");
+        })
+    }
+
+    /// Looks at other workers' queues, in random order, four times; the tasks readied last only at the end.
+    fn search(&'static self, worker: &'static Worker) -> Option<NonNull<Task>> {
+        const PASSES: u32 = 4;
+        let scheduler = self.scheduler;
+        let count = scheduler.slots.len();
+        // Ordering: SeqCst, counts that are also changed under the lock.
+        let orphans = scheduler.orphans.load(Ordering::SeqCst);
+        if count == 1 && orphans == 0 {
+            return None;
+        }
+        // Ordering: Relaxed, its thread's while it is awake.
+        if !self.searching.load(Ordering::Relaxed) {
+            let awake = count.saturating_sub(scheduler.idle_workers.load(Ordering::SeqCst));
+            if 2 * scheduler.searching.load(Ordering::SeqCst) >= awake {
+                return None; // enough of us search: more would only fight over the same queues
+            }
+            scheduler.searching.fetch_add(1, Ordering::SeqCst);
+            self.set_searching();
+        }
+        let steal = |victim: &'static Worker, last_pass: bool| {
+            if ptr::eq(victim, worker) {
+                return None;
+            }
+            let stolen = victim.queue.steal_into(&worker.queue);
+            if let Some((task, moved)) = stolen {
+                self.counters.steals.add(u64::from(moved));
+                return Some(task);
+            }
+            let next = last_pass.then(|| victim.queue.take_next()).flatten();
+            if next.is_some() {
+                self.counters.steals.add(1);
+            }
+            next
+        };
+        for pass in 1..=PASSES {
+            let own = self.own();
+            own.random ^= own.random << 13; // xorshift, Marsaglia 2003
+            own.random ^= own.random >> 17;
+            own.random ^= own.random << 5;
+            let start = own.random as usize % count;
+            for offset in 0..count {
+                let slot = &scheduler.slots[(start + offset) % count];
+                // Ordering: Acquire pairs with the Release that put the worker there.
+                // SAFETY: slots are never empty, and workers are leaked.
+                let victim = unsafe { &*slot.load(Ordering::Acquire) };
+                let task = steal(victim, pass == PASSES);
+                if task.is_some() {
+                    return task;
+                }
+            }
+            if orphans != 0 {
+                let victims = scheduler.idle.lock().orphans.clone();
+                let task = victims
+                    .iter()
+                    .find_map(|&victim| steal(victim, pass == PASSES));
+                if task.is_some() {
+                    return task;
+                }
+            }
+        }
+        self.take_injected(worker)
+    }
+
+    /// The slot has another worker: gives the old one back, with what is left in its queue.
+    fn give_up_orphan(&'static self) {
+        let worker = self.take_worker();
+        let mut left = Vec::new();
+        while let Some(task) = worker.queue.take_next().or_else(|| worker.queue.pop()) {
+            left.push(task.as_ptr());
+        }
+        self.scheduler.injector.push_all(&left);
+        let mut idle = self.scheduler.idle.lock();
+        idle.orphans.retain(|other| !ptr::eq(*other, worker));
+        idle.pool.push(worker);
+        self.scheduler.publish(&idle);
+        drop(idle);
+        if let Some(deadline) = worker.timers.next() {
+            // Timers that were set after the take-over: any worker will do.
+            let heir = self.scheduler.slots().next();
+            if let Some(heir) = heir {
+                heir.timers.take_over(&worker.timers);
+                self.scheduler.monitor.watch_timer(deadline);
+            }
+        }
+        self.scheduler.notify();
+    }
+
+    /// Sleeps until there is something to do. `occupied`: a parked task has the thread. Says whether the
+    /// thread is to end.
+    fn rest(&'static self, occupied: bool) -> bool {
+        let scheduler = self.scheduler;
+        let deadline;
+        // What others made ready decides where this machine waits.
+        self.inbox.drain_into(&mut self.own().ready);
+        {
+            let mut idle = scheduler.idle.lock();
+            let ready = !self.own().ready.is_empty();
+            if self.worker().is_none()
+                && ready
+                && let Some(worker) = idle.find_worker()
+            {
+                self.put_worker(worker);
+                scheduler.publish(&idle);
+                return false;
+            }
+            let worker = self.worker();
+            let place = match (worker, occupied, ready) {
+                (Some(_), false, _) => Place::Sleeping,
+                (Some(_), true, _) => Place::Holding,
+                (None, _, true) => Place::Waiting,
+                (None, true, false) => Place::Parked,
+                (None, false, false) => Place::Spare,
+            };
+            deadline = match (worker, place) {
+                (Some(worker), _) => worker.timers.next(),
+                (None, Place::Spare) => Some(Instant::now() + SPARE_TIME),
+                _ => None,
+            };
+            if let Some(worker) = worker {
+                worker.asleep.store(true, Ordering::Relaxed); // Ordering: Relaxed, a hint to the monitor.
+            }
+            idle.enter(self, place);
+            scheduler.publish(&idle);
+            // Ordering: SeqCst, the sleeper's half: say that we sleep, fence, look once more.
+            self.asleep.store(true, Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
+        let look_again = match self.worker() {
+            Some(_) => scheduler.work_is_visible(self),
+            None => !self.inbox.is_empty(),
+        };
+        if !look_again {
+            // SAFETY: on the machine's thread, and nothing with a destructor is alive here.
+            unsafe { (scheduler.host.idle)(self, deadline) };
+        }
+        self.end_rest(deadline)
+    }
+
+    fn end_rest(&'static self, deadline: Option<Instant>) -> bool {
+        let scheduler = self.scheduler;
+        let mut idle = scheduler.idle.lock();
+        let place = self.place(&idle);
+        let too_many = idle.spares.len() > SPARES_KEPT;
+        idle.leave(self);
+        if let Some(worker) = self.worker() {
+            worker.asleep.store(false, Ordering::Relaxed); // Ordering: Relaxed, a hint to the monitor.
+        }
+        // SAFETY: the lock is held.
+        let mission = unsafe { (*self.mission.get()).take() };
+        scheduler.publish(&idle);
+        drop(idle);
+        if let Some(mission) = mission {
+            scheduler.take_over(self, &mission);
+        }
+        place == Place::Spare
+            && too_many
+            && self.own().parked == 0
+            && deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// The process is about to end: nothing runs here any more, and nothing is torn down.
+    fn halt(&'static self) {
+        loop {
+            // SAFETY: on the machine's thread, and nothing with a destructor is alive here.
+            unsafe { (self.scheduler.host.idle)(self, None) };
+        }
+    }
+
+    // ---- parking ----
+
+    /// Leaves the current stack until it is readied. `false`: the host resumed it by an error of its own.
+    ///
+    /// # Safety
+    /// On the machine's thread, in a task whose waiter is armed for this stack (see [`Task::set_stack`]);
+    /// the caller's frames hold nothing that another thread or stack can reach.
+    pub unsafe fn park(&'static self) -> bool {
+        self.counters.parks.add(1);
+        let Some(me) = NonNull::new(self.current.get()) else {
+            return false;
+        };
+        self.own().parked += 1;
+        let resumed = if self.scheduler.fibers {
+            self.leave_stack(me)
+        } else {
+            self.wait_on_thread(me);
+            true
+        };
+        self.own().parked -= 1;
+        resumed
+    }
+
+    fn leave_stack(&'static self, me: NonNull<Stack>) -> bool {
+        if !self.inbox.is_empty() {
+            self.inbox.drain_into(&mut self.own().ready);
+        }
+        if let Some(worker) = self.sound_worker() {
+            let own = self.own();
+            if own.stacks_in_a_row < STACKS_IN_A_ROW
+                && let Some(stack) = own.ready.pop_front()
+            {
+                own.stacks_in_a_row += 1;
+                worker.next_turn();
+                return stack == me || self.switch(me, stack);
+            }
+        }
+        self.to_a_loop(me)
+    }
+
+    /// Goes on with an idle loop, or a new one.
+    fn to_a_loop(&'static self, me: NonNull<Stack>) -> bool {
+        if let Some(stack) = self.own().idle.pop_front() {
+            return self.switch(me, stack);
+        }
+        // SAFETY: `me` is the stack that runs.
+        unsafe { (self.scheduler.host.new_stack)(me) }
+    }
+
+    /// Thread parking: the task keeps the thread, the worker goes to another one as soon as there is work.
+    fn wait_on_thread(&'static self, me: NonNull<Stack>) {
+        loop {
+            self.inbox.drain_into(&mut self.own().ready);
+            let is_ready = !self.own().ready.is_empty();
+            let Some(worker) = self.worker() else {
+                self.rest(true);
+                continue;
+            };
+            if worker.is_orphaned() {
+                self.give_up_orphan();
+                continue;
+            }
+            if is_ready {
+                let stack = self.own().ready.pop_front();
+                debug_assert_eq!(stack, Some(me), "a thread has one stack");
+                worker.next_turn();
+                return;
+            }
+            worker.timers.fire(Instant::now());
+            if !self.inbox.is_empty() {
+                continue;
+            }
+            if self.scheduler.work_is_visible(self) {
+                self.hand_off();
+            }
+            self.rest(true);
+        }
+    }
+
+    /// Gives the worker in hand to another machine.
+    fn hand_off(&'static self) {
+        if self.scheduler.give_to_waiting(self) {
+            return;
+        }
+        let idle = self.scheduler.idle.lock();
+        let worker = self.take_worker();
+        self.count_handoff();
+        self.scheduler.give_to_spare(idle, worker, false);
+    }
+
+    /// Lets others run first. Returns at once if nobody wants to.
+    ///
+    /// # Safety
+    /// As for [`park`](Self::park), but that no waiter is armed.
+    pub unsafe fn yield_now(&'static self) -> bool {
+        let Some(me) = NonNull::new(self.current.get()) else {
+            return false;
+        };
+        self.inbox.drain_into(&mut self.own().ready);
+        if self.own().ready.is_empty() && !self.scheduler.work_is_visible(self) {
+            return true;
+        }
+        self.own().ready.push_back(me);
+        self.own().yielded = true;
+        self.own().parked += 1;
+        let resumed = if self.scheduler.fibers {
+            self.to_a_loop(me)
+        } else {
+            if self.sound_worker().is_some() {
+                self.hand_off();
+            }
+            self.wait_on_thread(me);
+            true
+        };
+        self.own().parked -= 1;
+        resumed
+    }
+
+    /// Blocks the thread itself until unparked, until `deadline`, or for no reason. For the host's `idle`.
+    pub fn sleep(&self, deadline: Option<Instant>) {
+        self.parker.park(deadline);
+    }
+
+    /// The host switched to the current stack on its own (an exception was thrown into it): takes the stack
+    /// out of the ready ones, to which somebody who claimed its wait has added it or is about to.
+    pub fn take_back(&'static self, me: NonNull<Stack>) {
+        loop {
+            self.inbox.drain_into(&mut self.own().ready);
+            for _ in 0..self.own().ready.len() {
+                if let Some(stack) = self.own().ready.pop_front() {
+                    if stack == me {
+                        return;
+                    }
+                    self.own().ready.push_back(stack);
+                }
+            }
+            crate::sync::spin_hint();
+        }
+    }
+
+    pub(super) fn push_ready(&'static self, stack: NonNull<Stack>) {
+        if Machine::current().is_some_and(|current| ptr::eq(current, self)) {
+            self.own().ready.push_back(stack);
+            return;
+        }
+        self.inbox.push(stack);
+        // Ordering: SeqCst, see `Inbox::push`.
+        if self.asleep.load(Ordering::SeqCst) {
+            self.scheduler.rouse(self);
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The monitor: a native thread that notices workers whose task blocks its thread (Go's sysmon).
+//!
+//! A worker that has been at one task for the probation while other work waits for it is taken over: a spare
+//! machine is woken, and once the embedder lets it run, it puts a new worker in the slot. The monitor
+//! does not ask whether the task computes or waits. A take-over that came through at once shows that the task
+//! had let the interpreter go, so the next one is tried sooner; one that came too late sets the time back.
+//!
+//! It never touches anything of the embedder's, and sleeps when all workers sleep.
+
+use std::time::{Duration, Instant};
+
+use super::{Machine, Scheduler, idle::Mission, queue::Queue, worker::Worker};
+use crate::{
+    park::Parker,
+    sync::{AtomicBool, AtomicU64, Ordering},
+};
+
+/// How long one task may keep a worker from waiting work: before anything is known, after a take-over that
+/// found the interpreter free, and after several in a row.
+const PROBATION: Duration = Duration::from_millis(10);
+const PROBATION_SHORT: Duration = Duration::from_millis(1);
+const PROBATION_SHORTEST: Duration = Duration::from_micros(200);
+const STREAK: u32 = 4;
+/// A take-over is "at once" within this time of its order.
+const AT_ONCE: Duration = Duration::from_millis(2);
+/// How long it goes on watching after the last worker fell asleep: a burst must not wake it each time.
+const LINGER: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub struct Monitor {
+    parker: Parker,
+    /// It sleeps until a worker wakes.
+    dormant: AtomicBool,
+    probation_us: AtomicU64,
+    /// Take-overs in a row that found the interpreter free. Written by machines that took over.
+    streak: AtomicU64,
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self {
+            parker: Parker::default(),
+            dormant: AtomicBool::new(false),
+            probation_us: AtomicU64::new(micros(PROBATION)),
+            streak: AtomicU64::new(0),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Monitor {
+    /// A machine has been woken.
+    pub fn workers_awake(&self) {
+        // Ordering: SeqCst, the monitor says that it sleeps, then looks whether somebody is awake.
+        if self.dormant.load(Ordering::SeqCst) && self.dormant.swap(false, Ordering::SeqCst) {
+            self.parker.unpark();
+        }
+    }
+
+    /// A timer was moved to a worker that may sleep longer than that.
+    pub fn watch_timer(&self, _deadline: Instant) {
+        self.workers_awake();
+    }
+
+    fn learned(&self, at_once: bool) {
+        // Ordering: Relaxed throughout, a heuristic.
+        if at_once {
+            let streak = self.streak.fetch_add(1, Ordering::Relaxed);
+            let probation = if streak >= u64::from(STREAK) {
+                PROBATION_SHORTEST
+            } else {
+                PROBATION_SHORT
+            };
+            self.probation_us
+                .store(micros(probation), Ordering::Relaxed);
+        } else {
+            self.streak.store(0, Ordering::Relaxed);
+            self.probation_us
+                .store(micros(PROBATION), Ordering::Relaxed);
+        }
+    }
+
+    fn probation(&self) -> Duration {
+        // Ordering: Relaxed, a heuristic.
+        Duration::from_micros(self.probation_us.load(Ordering::Relaxed))
+    }
+}
+
+/// What the monitor remembers of one slot.
+#[derive(Clone, Copy)]
+struct Seen {
+    worker: *const Worker,
+    turn: u64,
+    since: Instant,
+    ordered: bool,
+}
+
+impl Scheduler {
+    /// The monitor's thread.
+    pub(super) fn watch(&'static self) {
+        let mut seen: Vec<Option<Seen>> = vec![None; self.slots.len()];
+        let rescue = Queue::default();
+        let mut last_awake = Instant::now();
+        // Ordering: Relaxed, a flag that is seen soon enough.
+        while !self.stopping.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            self.monitor
+                .parker
+                .park(Some(now + self.monitor.probation() / 2));
+            let now = Instant::now();
+            let mut awake = false;
+            for (worker, seen) in self.slots().zip(&mut seen) {
+                awake |= self.watch_slot(worker, seen, now);
+            }
+            self.rescue_from_orphans(&rescue);
+            if awake {
+                last_awake = now;
+            } else if now - last_awake > LINGER {
+                self.sleep_until_woken();
+                last_awake = Instant::now();
+            }
+        }
+    }
+
+    fn watch_slot(
+        &'static self,
+        worker: &'static Worker,
+        seen: &mut Option<Seen>,
+        now: Instant,
+    ) -> bool {
+        // Ordering: Relaxed, a hint; the take-over looks again under the lock.
+        if worker.asleep.load(Ordering::Relaxed) {
+            *seen = None;
+            let overdue = worker
+                .timers
+                .next()
+                .is_some_and(|deadline| deadline + PROBATION < now);
+            if overdue {
+                self.wake_sleeper(worker);
+            }
+            return false;
+        }
+        let turn = worker.turn();
+        match seen {
+            Some(last) if last.turn == turn && std::ptr::eq(last.worker, worker) => {
+                let stuck = now - last.since >= self.monitor.probation();
+                if stuck && !last.ordered && self.waits_behind(worker, now) {
+                    last.ordered = self.order_take_over(worker, turn, now);
+                }
+            }
+            _ => {
+                *seen = Some(Seen {
+                    worker,
+                    turn,
+                    since: now,
+                    ordered: false,
+                });
+            }
+        }
+        true
+    }
+
+    fn waits_behind(&self, worker: &Worker, now: Instant) -> bool {
+        !worker.queue.is_empty()
+            || self.injector.len() != 0
+            // Ordering: Relaxed, a hint.
+            || self.waiting_machines.load(Ordering::Relaxed) != 0
+            || worker.timers.next().is_some_and(|deadline| deadline <= now)
+    }
+
+    fn order_take_over(&'static self, worker: &'static Worker, turn: u64, now: Instant) -> bool {
+        let mut idle = self.idle.lock();
+        let Some(&machine) = idle.spares.last() else {
+            return false;
+        };
+        idle.leave(machine);
+        machine.set_mission(
+            &mut idle,
+            Mission {
+                worker,
+                turn,
+                issued: now,
+            },
+        );
+        self.publish(&idle);
+        drop(idle);
+        machine.parker.unpark();
+        true
+    }
+
+    /// On the spare machine: puts a new worker in the slot, unless the old one has moved on.
+    pub(super) fn take_over(&'static self, machine: &'static Machine, mission: &Mission) {
+        let old = mission.worker;
+        let slot = &self.slots[old.slot];
+        let mut idle = self.idle.lock();
+        // Ordering: Relaxed, under the lock that guards the slots.
+        let same = std::ptr::eq(slot.load(Ordering::Relaxed), old)
+            && old.turn() == mission.turn
+            && !old.asleep.load(Ordering::Relaxed);
+        if !same {
+            drop(idle);
+            self.monitor.learned(false);
+            return;
+        }
+        let new = idle
+            .pool
+            .iter()
+            .position(|worker| worker.slot == old.slot)
+            .map(|at| idle.pool.swap_remove(at));
+        let new = new.unwrap_or_else(|| self.new_worker(old.slot));
+        new.adopt();
+        // Ordering: Release publishes the worker to the Acquire in `slots`.
+        slot.store(std::ptr::from_ref(new).cast_mut(), Ordering::Release);
+        old.orphan();
+        idle.orphans.push(old);
+        machine.put_worker(new);
+        let spare_left = !idle.spares.is_empty();
+        self.publish(&idle);
+        drop(idle);
+        self.monitor.learned(mission.issued.elapsed() < AT_ONCE);
+        machine.count_handoff();
+        new.timers.take_over(&old.timers);
+        self.empty(old, &new.queue);
+        if !spare_left {
+            self.start_spare();
+        }
+    }
+
+    /// Moves what is in `from`'s queue to the injector, by way of `through`, whose owner the caller is.
+    fn empty(&self, from: &Worker, through: &Queue) {
+        while let Some((task, _)) = from.queue.steal_into(through) {
+            self.injector.push(task);
+            while let Some(task) = through.pop() {
+                self.injector.push(task);
+            }
+        }
+        if let Some(task) = from.queue.take_next() {
+            self.injector.push(task);
+        }
+    }
+
+    /// A machine that has lost its slot may go on pushing to its old queue for a moment, or for as long as
+    /// its task runs and takes no notice.
+    fn rescue_from_orphans(&'static self, through: &Queue) {
+        // Ordering: Relaxed, a hint; the next round sees it.
+        if self.orphans.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let orphans = self.idle.lock().orphans.clone();
+        for orphan in orphans {
+            if !orphan.queue.is_empty() {
+                self.empty(orphan, through);
+                if self.idle_workers.load(Ordering::Relaxed) != 0 {
+                    self.wake_sleeping_machine();
+                }
+            }
+        }
+    }
+
+    /// Wakes a machine that can run at once; unlike `wake_searcher` it starts no thread.
+    fn wake_sleeping_machine(&'static self) {
+        let worker = self.slots().find(|worker| {
+            worker.asleep.load(Ordering::Relaxed) // Ordering: Relaxed, a hint.
+        });
+        if let Some(worker) = worker {
+            self.wake_sleeper(worker);
+        }
+    }
+
+    /// Wakes the machine that sleeps with `worker`.
+    fn wake_sleeper(&'static self, worker: &'static Worker) {
+        let idle = self.idle.lock();
+        let holder = idle
+            .sleepers
+            .iter()
+            .copied()
+            .find(|machine| machine.holds(worker));
+        drop(idle);
+        if let Some(machine) = holder {
+            machine.parker.unpark(); // it looks around and sleeps again if there is nothing
+        }
+    }
+
+    fn sleep_until_woken(&'static self) {
+        // Ordering: SeqCst, see `workers_awake`.
+        self.monitor.dormant.store(true, Ordering::SeqCst);
+        let asleep = self
+            .slots()
+            .all(|worker| worker.asleep.load(Ordering::SeqCst));
+        let orphans = self.orphans.load(Ordering::SeqCst) != 0;
+        // A worker without a machine has nobody to watch it, and its slot says "awake".
+        let free = self.idle_workers.load(Ordering::SeqCst) == self.slots.len();
+        if (asleep || free) && !orphans {
+            self.monitor.parker.park(None);
+        }
+        self.monitor.dormant.store(false, Ordering::SeqCst);
+    }
+}

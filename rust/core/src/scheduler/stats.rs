@@ -1,0 +1,49 @@
+//! What the scheduler counts: per machine, written by its thread alone, summed up on demand.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// A number that one thread at a time adds to and anyone may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub fn add(&self, by: u64) {
+        // Ordering: Relaxed, one writer; a sum over machines is exact once they rest.
+        let old = self.0.load(Ordering::Relaxed);
+        self.0.store(old.wrapping_add(by), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        // Ordering: Relaxed, as above.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counted by one machine.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub spawned: Counter,
+    pub started: Counter,
+    pub finished: Counter,
+    pub parks: Counter,
+    /// Parked tasks that this machine's tasks readied.
+    pub wakes: Counter,
+    /// Tasks taken from other workers' queues.
+    pub steals: Counter,
+    /// Workers that went on on another thread.
+    pub handoffs: Counter,
+}
+
+/// The sum over all machines at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub spawned: u64,
+    pub started: u64,
+    pub finished: u64,
+    pub parks: u64,
+    pub wakes: u64,
+    pub steals: u64,
+    pub handoffs: u64,
+    pub threads: u64,
+}

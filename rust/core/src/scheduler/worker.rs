@@ -1,0 +1,74 @@
+//! The processor (P): a run queue and timers. A machine that has one runs tasks.
+//!
+//! A slot of the scheduler names the worker that is in it. When a task blocks its thread, the machine that
+//! runs it keeps its worker as an *orphan* and another machine puts a new worker in the slot: so
+//! nobody ever takes a queue from under an owner that may be in the middle of a push, and taking over
+//! needs no handshake with a thread that does not answer. What is left in an orphan is stolen like from any
+//! other worker; its machine gives it up when it comes back.
+
+use std::time::Instant;
+
+use super::queue::Queue;
+use crate::{
+    sync::{AtomicBool, AtomicU64, Ordering},
+    timer::Timers,
+};
+
+#[derive(Debug)]
+pub struct Worker {
+    /// Its place in the scheduler's slots, kept while it is an orphan.
+    pub slot: usize,
+    pub queue: Queue,
+    pub timers: Timers,
+    /// Counts what its machine has turned to: written by that machine, watched by the monitor, to which the
+    /// same number twice means "still at the same task".
+    turn: AtomicU64,
+    /// Its slot has another worker. Set by the machine that takes over, read by its own at each turn.
+    orphaned: AtomicBool,
+    /// Its machine sleeps. Written under the lock of `idle`, read by the monitor.
+    pub asleep: AtomicBool,
+}
+
+impl Worker {
+    pub fn new(slot: usize, origin: Instant) -> Self {
+        Self {
+            slot,
+            queue: Queue::default(),
+            timers: Timers::new(origin),
+            turn: AtomicU64::new(0),
+            orphaned: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+        }
+    }
+
+    /// The machine turns to something else. Its machine only.
+    #[inline]
+    pub fn next_turn(&self) {
+        // Ordering: Relaxed, one writer, and the monitor only compares.
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.turn.store(turn.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    pub fn turn(&self) -> u64 {
+        // Ordering: Relaxed, as above.
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub fn is_orphaned(&self) -> bool {
+        // Ordering: Acquire pairs with the Release in `orphan`. A stale "no" is harmless: what its machine
+        // pushes meanwhile is stolen by the monitor's rounds.
+        self.orphaned.load(Ordering::Acquire)
+    }
+
+    /// Is put in its slot, new or again.
+    pub fn adopt(&self) {
+        // Ordering: Release, published with the slot.
+        self.orphaned.store(false, Ordering::Release);
+    }
+
+    pub fn orphan(&self) {
+        // Ordering: Release, see `is_orphaned`.
+        self.orphaned.store(true, Ordering::Release);
+    }
+}
