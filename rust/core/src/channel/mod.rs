@@ -1,0 +1,393 @@
+//! Channels: values from any sender to any receiver, first in, first out, each exactly once.
+//!
+//! - [`mod@array`]: a ring of `capacity` slots, without a lock while neither end has to wait;
+//! - [`rendezvous`]: capacity 0, a value passes only from hand to hand.
+//!
+//! A waiting operation is two calls, for the core never blocks: `begin_send` or `begin_recv` does the
+//! work or leaves an [`Entry`] where a peer finds it, with the caller's waiter armed; the caller
+//! sleeps until `entry.waiter.outcome(entry.epoch)` says how it ended (or disarms the waiter), then
+//! calls `finish_send` or `finish_recv`. Between the two, a peer that wants to serve the entry claims
+//! its waiter first, so of a hand-over, a close, a timeout and a cancellation exactly one happens:
+//!
+//! - a waiting receiver is served before the buffer, the longest-waiting one first;
+//! - a freed slot belongs to the longest-blocked sender: whoever receives from a full ring moves that
+//!   sender's value in, so nobody can be faster;
+//! - a send that ended otherwise than [`Handed`](Outcome::Handed) gives its value back, and the value
+//!   was never in the channel; such a receive took nothing, and what it did not take goes to the
+//!   next, because a hand-over that loses the claim goes on to the next entry.
+//!
+//! Lists of waiters, and all that is not on the fast way, live in [`Guarded`], under the mode's tiny
+//! lock. Under it no foreign code runs: no `T` is dropped and no claim completed there.
+//!
+//! After a fork the lists forget the waiters of the parent ([`fork`](crate::wait::fork)), and the bits
+//! that say "someone waits" are put right by the next operation that trips over them: it finds the
+//! list empty, as if all of its waiters had timed out. A fork must not happen while another thread is
+//! inside an operation (it would take a claimed slot or the lock with it), so the caller stops its
+//! threads first, as an interpreter does.
+
+mod array;
+mod error;
+mod rendezvous;
+
+use std::{fmt, sync::Arc};
+
+use array::Array;
+use rendezvous::Rendezvous;
+
+pub use error::{RecvError, SendError, TryRecvError, TrySendError};
+
+use crate::{
+    sync::{Mode, RawLock, UnsafeCell, spin_hint},
+    wait::{Claim, Entry, Outcome, WaiterList, WaiterRef},
+};
+
+/// How [`Channel::begin_send`] went.
+#[derive(Debug)]
+#[must_use = "an entry must be finished, a refused value handled"]
+pub enum BeginSend<T> {
+    /// Sent.
+    Done,
+    /// The channel is closed.
+    Closed(T),
+    /// The waiter is armed; call [`Channel::finish_send`] with the entry when the wait has ended.
+    Waiting(Arc<Entry<T>>),
+}
+
+/// How [`Channel::begin_recv`] went.
+#[derive(Debug)]
+#[must_use = "an entry must be finished, a value used"]
+pub enum BeginRecv<T> {
+    /// Received.
+    Done(T),
+    /// The channel is closed and drained.
+    Closed,
+    /// The waiter is armed; call [`Channel::finish_recv`] with the entry when the wait has ended.
+    Waiting(Arc<Entry<T>>),
+}
+
+/// What happened in a channel since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelStats {
+    /// Values that senders have put in or handed over.
+    pub sent: u64,
+    /// Values that receivers have taken out or been handed.
+    pub received: u64,
+    /// Sends that had to wait.
+    pub send_waits: u64,
+    /// Receives that had to wait.
+    pub recv_waits: u64,
+}
+
+/// A channel of fixed capacity. Dropping it drops what is left in it.
+pub struct Channel<T, M: Mode>(Kind<T, M>);
+
+enum Kind<T, M: Mode> {
+    Array(Array<T, M>),
+    Rendezvous(Rendezvous<T, M>),
+}
+
+/// Calls the method of the kind at hand.
+macro_rules! of_kind {
+    ($channel:expr, $kind:ident => $call:expr) => {
+        match &$channel.0 {
+            Kind::Array($kind) => $call,
+            Kind::Rendezvous($kind) => $call,
+        }
+    };
+}
+
+impl<T, M: Mode> Channel<T, M> {
+    /// A channel that holds up to `capacity` values; with 0, a send waits until it is received.
+    ///
+    /// # Panics
+    /// Where there is no memory for `capacity` slots.
+    pub fn bounded(capacity: usize, mode: M) -> Self {
+        Self(if capacity == 0 {
+            Kind::Rendezvous(Rendezvous::new(mode))
+        } else {
+            Kind::Array(Array::new(capacity, mode))
+        })
+    }
+
+    /// How many values fit.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        match &self.0 {
+            Kind::Array(array) => array.capacity(),
+            Kind::Rendezvous(_) => 0,
+        }
+    }
+
+    /// How many values are buffered: right at one moment during the call.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Kind::Array(array) => array.len(),
+            Kind::Rendezvous(_) => 0,
+        }
+    }
+
+    /// Whether nothing is buffered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn is_closed(&self) -> bool {
+        of_kind!(self, kind => kind.is_closed())
+    }
+
+    /// Closes the channel: senders fail from now on, receivers drain what is left. Wakes all who wait.
+    /// Closing twice does nothing.
+    pub fn close(&self) {
+        of_kind!(self, kind => kind.close());
+    }
+
+    /// Sends without waiting. Never overtakes a sender that waits.
+    #[inline]
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        of_kind!(self, kind => kind.try_send(value))
+    }
+
+    /// Receives without waiting.
+    #[inline]
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        of_kind!(self, kind => kind.try_recv())
+    }
+
+    /// Sends, or leaves `value` in an entry that a receiver will find. `waiter` is in no wait; it is
+    /// armed where the answer is `Waiting`, and only there.
+    #[inline]
+    pub fn begin_send(&self, value: T, waiter: &WaiterRef) -> BeginSend<T> {
+        of_kind!(self, kind => kind.begin_send(value, waiter))
+    }
+
+    /// Ends a send that waited.
+    ///
+    /// # Safety
+    /// `entry` came from [`begin_send`](Self::begin_send) on this channel, was not finished before, and
+    /// its wait is over: it has an outcome, or the caller, who owns the waiter, disarmed it.
+    #[expect(clippy::needless_pass_by_value, reason = "finishing ends the entry")]
+    pub unsafe fn finish_send(&self, entry: Arc<Entry<T>>) -> Result<(), SendError<T>> {
+        let outcome = outcome_of(&entry);
+        if outcome == Outcome::Handed {
+            return Ok(());
+        }
+        of_kind!(self, kind => kind.forget_sender(&entry));
+        // SAFETY: the wait ended without a hand-over and the entry is in no list, so the slot is the
+        // owner's again, who is the caller.
+        let value = unsafe { entry.take() }.expect("a send that failed has its value");
+        Err(match outcome {
+            Outcome::Handed => unreachable!("answered above"),
+            Outcome::Closed => SendError::Closed(value),
+            Outcome::TimedOut => SendError::TimedOut(value),
+            Outcome::Interrupted => SendError::Interrupted(value),
+        })
+    }
+
+    /// Receives, or leaves an entry that a sender will find. `waiter` is in no wait; it is armed where
+    /// the answer is `Waiting`, and only there.
+    #[inline]
+    pub fn begin_recv(&self, waiter: &WaiterRef) -> BeginRecv<T> {
+        of_kind!(self, kind => kind.begin_recv(waiter))
+    }
+
+    /// Ends a receive that waited.
+    ///
+    /// # Safety
+    /// As for [`finish_send`](Self::finish_send), with [`begin_recv`](Self::begin_recv).
+    #[expect(clippy::needless_pass_by_value, reason = "finishing ends the entry")]
+    pub unsafe fn finish_recv(&self, entry: Arc<Entry<T>>) -> Result<T, RecvError> {
+        let outcome = outcome_of(&entry);
+        if outcome == Outcome::Handed {
+            // SAFETY: the owner, who is the caller, saw the outcome.
+            return Ok(unsafe { entry.take() }.expect("a hand-over leaves a value"));
+        }
+        of_kind!(self, kind => kind.forget_receiver(&entry));
+        Err(match outcome {
+            Outcome::Handed => unreachable!("answered above"),
+            Outcome::Closed => RecvError::Closed,
+            Outcome::TimedOut => RecvError::TimedOut,
+            Outcome::Interrupted => RecvError::Interrupted,
+        })
+    }
+
+    pub fn stats(&self) -> ChannelStats {
+        of_kind!(self, kind => kind.stats())
+    }
+
+    /// Calls `visit` for each value that the channel keeps alive: the buffered ones and those of
+    /// blocked senders. For a garbage collector. A value that was handed to a receiver which has not
+    /// run yet is the receiver's.
+    ///
+    /// # Safety
+    /// Nobody else uses the channel during the call: the world is stopped.
+    pub unsafe fn for_each(&self, visit: impl FnMut(&T)) {
+        // SAFETY: the caller's promise.
+        of_kind!(self, kind => unsafe { kind.for_each(visit) });
+    }
+
+    /// Closes the channel and takes out what is buffered, for the caller to drop where foreign code may
+    /// run. For a garbage collector that breaks a cycle. Blocked senders get their values back.
+    #[must_use = "what is dropped here may run foreign code"]
+    pub fn clear(&self) -> Vec<T> {
+        self.close();
+        std::iter::from_fn(|| self.try_recv().ok()).collect()
+    }
+}
+
+/// Shows the state, never the values: their `Debug` may be foreign code.
+impl<T, M: Mode> fmt::Debug for Channel<T, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("capacity", &self.capacity())
+            .field("len", &self.len())
+            .field("closed", &self.is_closed())
+            .finish()
+    }
+}
+
+fn outcome_of<T>(entry: &Entry<T>) -> Outcome {
+    entry
+        .waiter
+        .outcome(entry.epoch)
+        .expect("finished while the wait goes on")
+}
+
+/// Who waits, and what only the slow way counts.
+struct Waiting<T> {
+    /// Their slots are empty until a hand-over.
+    receivers: WaiterList<T>,
+    /// Their slots hold what they send.
+    senders: WaiterList<T>,
+    /// Values that went from a sender's hand to a receiver's and never were in a ring.
+    handed: u64,
+    send_waits: u64,
+    recv_waits: u64,
+}
+
+/// An entry taken off its list, to be served, and the claim to complete after the lock.
+type Claimed<T> = (Arc<Entry<T>>, Claim);
+
+impl<T> Waiting<T> {
+    fn new() -> Self {
+        Self {
+            receivers: WaiterList::default(),
+            senders: WaiterList::default(),
+            handed: 0,
+            send_waits: 0,
+            recv_waits: 0,
+        }
+    }
+
+    /// Arms `waiter` and links it as the last sender. From here on others may end its wait.
+    fn link_sender(&mut self, value: T, waiter: &WaiterRef) -> Arc<Entry<T>> {
+        self.send_waits += 1;
+        let entry = Entry::new(waiter.clone(), waiter.arm(), Some(value));
+        self.senders.push(&entry);
+        entry
+    }
+
+    /// Arms `waiter` and links it as the last receiver. From here on others may end its wait.
+    fn link_receiver(&mut self, waiter: &WaiterRef) -> Arc<Entry<T>> {
+        self.recv_waits += 1;
+        let entry = Entry::new(waiter.clone(), waiter.arm(), None);
+        self.receivers.push(&entry);
+        entry
+    }
+
+    /// Takes everybody off the lists, for a close. The vector grows under the lock, once in a
+    /// channel's life.
+    fn claim_all(&mut self) -> Vec<Claimed<T>> {
+        let mut all: Vec<_> = std::iter::from_fn(|| self.receivers.claim_first()).collect();
+        all.extend(std::iter::from_fn(|| self.senders.claim_first()));
+        all
+    }
+
+    /// `sent` and `received` are what passed through a ring.
+    fn stats(&self, sent: u64, received: u64) -> ChannelStats {
+        ChannelStats {
+            sent: sent.wrapping_add(self.handed),
+            received: received.wrapping_add(self.handed),
+            send_waits: self.send_waits,
+            recv_waits: self.recv_waits,
+        }
+    }
+
+    fn visit_senders(&mut self, mut visit: impl FnMut(&T)) {
+        self.senders.for_each(|entry| {
+            // SAFETY: called with the world stopped, so nobody touches the slot.
+            if let Some(value) = unsafe { entry.peek() } {
+                visit(value);
+            }
+        });
+    }
+}
+
+/// Ends the waits that a close claimed. Called outside the lock.
+fn wake_closed<T>(all: Vec<Claimed<T>>) {
+    for (entry, claim) in all {
+        claim.complete(Outcome::Closed);
+        drop(entry);
+    }
+}
+
+/// A value under the mode's tiny lock.
+struct Guarded<V, M: Mode> {
+    lock: M::Lock,
+    value: UnsafeCell<V>,
+}
+
+// SAFETY: `with` gives the value to one caller at a time, and `get_in_stopped_world` to the only one.
+unsafe impl<V: Send, M: Mode> Sync for Guarded<V, M> {}
+
+impl<V, M: Mode> Guarded<V, M> {
+    fn new(value: V) -> Self {
+        Self {
+            lock: M::Lock::default(),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Calls `change` under the lock. It runs no foreign code.
+    fn with<R>(&self, change: impl FnOnce(&mut V) -> R) -> R {
+        /// Unlocks also where `change` panics, so that the panic is seen and not a hang.
+        struct Unlock<'a, L: RawLock>(&'a L);
+        impl<L: RawLock> Drop for Unlock<'_, L> {
+            fn drop(&mut self) {
+                self.0.unlock();
+            }
+        }
+        self.lock.lock();
+        let _unlock = Unlock(&self.lock);
+        // SAFETY: the lock is held, and what runs under it does not come back here.
+        change(unsafe { &mut *self.value.get() })
+    }
+
+    /// # Safety
+    /// Nobody else uses the value, or holds the lock, while the result lives.
+    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise")]
+    unsafe fn get_in_stopped_world(&self) -> &mut V {
+        // SAFETY: no other user, by the caller's promise.
+        unsafe { &mut *self.value.get() }
+    }
+}
+
+/// Waits for a peer that is between two steps of an operation: it holds no lock and needs none, so
+/// it is done in a few instructions, unless the system took its processor away.
+struct Backoff(u32);
+
+impl Backoff {
+    const SPINS_BEFORE_YIELD: u32 = 64;
+
+    fn new() -> Self {
+        Self(0)
+    }
+
+    fn pause(&mut self) {
+        self.0 += 1;
+        spin_hint();
+        if self.0 > Self::SPINS_BEFORE_YIELD {
+            std::thread::yield_now();
+        }
+    }
+}

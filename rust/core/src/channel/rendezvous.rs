@@ -1,0 +1,150 @@
+//! Capacity 0: a value passes from a sender's hand to a receiver's, never through a buffer.
+//!
+//! Every operation takes the lock: there is no way to pass a value here without waking a peer, which
+//! costs many times more.
+//!
+//! Invariant, whenever the lock is free: at most one of the two lists has entries. For an operation
+//! links itself only after it found nobody to serve in the other list, and finding nobody empties it.
+//! Once `closed` is set both lists are empty and stay so.
+
+use std::sync::Arc;
+
+use super::{
+    BeginRecv, BeginSend, ChannelStats, Claimed, Guarded, TryRecvError, TrySendError, Waiting,
+    wake_closed,
+};
+use crate::{
+    sync::Mode,
+    wait::{Entry, Outcome, WaiterRef},
+};
+
+pub(super) struct Rendezvous<T, M: Mode>(Guarded<State<T>, M>);
+
+struct State<T> {
+    waiting: Waiting<T>,
+    closed: bool,
+}
+
+impl<T> State<T> {
+    /// Puts `value` in the hand of the longest-waiting receiver.
+    fn hand_over(&mut self, value: T) -> Result<Claimed<T>, TrySendError<T>> {
+        if self.closed {
+            return Err(TrySendError::Closed(value));
+        }
+        let Some((entry, claim)) = self.waiting.receivers.claim_first() else {
+            return Err(TrySendError::Full(value));
+        };
+        // SAFETY: the claim makes the slot ours until it completes.
+        unsafe { entry.put(value) };
+        self.waiting.handed += 1;
+        Ok((entry, claim))
+    }
+
+    /// Takes the value of the longest-blocked sender.
+    fn take_over(&mut self) -> Result<(T, Claimed<T>), TryRecvError> {
+        if self.closed {
+            return Err(TryRecvError::Closed);
+        }
+        let Some((entry, claim)) = self.waiting.senders.claim_first() else {
+            return Err(TryRecvError::Empty);
+        };
+        // SAFETY: the claim makes the slot ours until it completes.
+        let value = unsafe { entry.take() }.expect("a blocked sender has its value");
+        self.waiting.handed += 1;
+        Ok((value, (entry, claim)))
+    }
+}
+
+/// Wakes the peer that was served. Called outside the lock.
+fn wake_handed<T>((entry, claim): Claimed<T>) {
+    claim.complete(Outcome::Handed);
+    drop(entry);
+}
+
+impl<T, M: Mode> Rendezvous<T, M> {
+    pub(super) fn new(_: M) -> Self {
+        Self(Guarded::new(State {
+            waiting: Waiting::new(),
+            closed: false,
+        }))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.with(|state| state.closed)
+    }
+
+    pub(super) fn close(&self) {
+        wake_closed(self.0.with(|state| {
+            state.closed = true;
+            state.waiting.claim_all()
+        }));
+    }
+
+    pub(super) fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        wake_handed(self.0.with(|state| state.hand_over(value))?);
+        Ok(())
+    }
+
+    pub(super) fn try_recv(&self) -> Result<T, TryRecvError> {
+        let (value, served) = self.0.with(State::take_over)?;
+        wake_handed(served);
+        Ok(value)
+    }
+
+    pub(super) fn begin_send(&self, value: T, waiter: &WaiterRef) -> BeginSend<T> {
+        let begun = self.0.with(|state| match state.hand_over(value) {
+            Ok(served) => Ok(served),
+            Err(TrySendError::Closed(value)) => Err(BeginSend::Closed(value)),
+            Err(TrySendError::Full(value)) => {
+                Err(BeginSend::Waiting(state.waiting.link_sender(value, waiter)))
+            }
+        });
+        match begun {
+            Ok(served) => {
+                wake_handed(served);
+                BeginSend::Done
+            }
+            Err(other) => other,
+        }
+    }
+
+    pub(super) fn begin_recv(&self, waiter: &WaiterRef) -> BeginRecv<T> {
+        let begun = self.0.with(|state| match state.take_over() {
+            Ok(taken) => Ok(taken),
+            Err(TryRecvError::Closed) => Err(BeginRecv::Closed),
+            Err(TryRecvError::Empty) => {
+                Err(BeginRecv::Waiting(state.waiting.link_receiver(waiter)))
+            }
+        });
+        match begun {
+            Ok((value, served)) => {
+                wake_handed(served);
+                BeginRecv::Done(value)
+            }
+            Err(other) => other,
+        }
+    }
+
+    /// Unlinks a sender whose wait ended without a hand-over.
+    pub(super) fn forget_sender(&self, entry: &Arc<Entry<T>>) {
+        self.0.with(|state| state.waiting.senders.remove(entry));
+    }
+
+    /// Unlinks a receiver whose wait ended without a hand-over.
+    pub(super) fn forget_receiver(&self, entry: &Arc<Entry<T>>) {
+        self.0.with(|state| state.waiting.receivers.remove(entry));
+    }
+
+    pub(super) fn stats(&self) -> ChannelStats {
+        self.0.with(|state| state.waiting.stats(0, 0))
+    }
+
+    /// # Safety
+    /// As for [`Channel::for_each`](super::Channel::for_each).
+    pub(super) unsafe fn for_each(&self, visit: impl FnMut(&T)) {
+        // SAFETY: nobody else uses the channel, by the caller's promise.
+        unsafe { self.0.get_in_stopped_world() }
+            .waiting
+            .visit_senders(visit);
+    }
+}

@@ -1,0 +1,410 @@
+//! Every interleaving of two or three threads on a channel of one or two slots.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p penstock-core --release --test loom_channel`
+//!
+//! A lost wake-up shows as loom's "deadlock", a value lost or twice as a failed assertion, a slot that
+//! two threads touch at once as a causality violation.
+#![cfg(loom)]
+
+mod channel_thread;
+
+use std::sync::Arc;
+
+use channel_thread::{recv, send, sleep, waiter};
+use loom::thread;
+use penstock_core::{
+    channel::{BeginRecv, BeginSend, Channel, RecvError, SendError, TryRecvError, TrySendError},
+    sync::Shared,
+    wait::Outcome,
+};
+
+type Ch = Channel<Box<u32>, Shared>;
+
+/// Explores `body` with up to `preemptions` switches that no thread asked for.
+fn explore(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(preemptions);
+    model.max_branches = 10_000;
+    model.check(body);
+}
+
+fn channel(capacity: usize) -> Arc<Ch> {
+    Arc::new(Channel::bounded(capacity, Shared))
+}
+
+fn in_thread<R: 'static>(
+    channel: &Arc<Ch>,
+    body: impl FnOnce(&Ch) -> R + 'static,
+) -> thread::JoinHandle<R> {
+    let channel = Arc::clone(channel);
+    thread::spawn(move || body(&channel))
+}
+
+/// Sends the values in order, waiting while there is no room.
+fn send_all(channel: &Ch, values: impl IntoIterator<Item = u32>) {
+    let waiter = waiter();
+    for value in values {
+        assert_eq!(send(channel, Box::new(value), &waiter), Ok(()));
+    }
+}
+
+fn recv_n(channel: &Ch, n: usize) -> Vec<u32> {
+    let waiter = waiter();
+    (0..n).map(|_| *recv(channel, &waiter).unwrap()).collect()
+}
+
+fn three_values_pass_in_order(capacity: usize, preemptions: usize) {
+    explore(preemptions, move || {
+        let channel = channel(capacity);
+        let sender = in_thread(&channel, |channel| send_all(channel, 1..=3));
+        assert_eq!(recv_n(&channel, 3), [1, 2, 3]);
+        sender.join().unwrap();
+        let stats = channel.stats();
+        assert_eq!((stats.sent, stats.received), (3, 3));
+        assert_eq!(channel.len(), 0);
+    });
+}
+
+#[test]
+fn values_pass_in_order_through_one_slot() {
+    three_values_pass_in_order(1, 3);
+}
+
+#[test]
+fn values_pass_in_order_through_two_slots() {
+    three_values_pass_in_order(2, 3);
+}
+
+#[test]
+fn values_pass_in_order_from_hand_to_hand() {
+    three_values_pass_in_order(0, 3);
+}
+
+fn two_senders_and_a_receiver(capacity: usize) {
+    explore(2, move || {
+        let channel = channel(capacity);
+        let senders = [1, 2].map(|value| in_thread(&channel, move |ch| send_all(ch, [value])));
+        let mut got = recv_n(&channel, 2);
+        got.sort_unstable();
+        assert_eq!(got, [1, 2]);
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+    });
+}
+
+#[test]
+fn two_blocked_senders_are_both_let_in() {
+    two_senders_and_a_receiver(1);
+}
+
+#[test]
+fn two_senders_meet_one_receiver() {
+    two_senders_and_a_receiver(0);
+}
+
+fn a_sender_and_two_receivers(capacity: usize, preemptions: usize) {
+    explore(preemptions, move || {
+        let channel = channel(capacity);
+        let receivers = [(); 2].map(|()| in_thread(&channel, |ch| recv_n(ch, 1)[0]));
+        send_all(&channel, [1, 2]);
+        let mut got = receivers.map(|receiver| receiver.join().unwrap());
+        got.sort_unstable();
+        assert_eq!(got, [1, 2]);
+    });
+}
+
+#[test]
+fn two_waiting_receivers_are_both_served() {
+    a_sender_and_two_receivers(1, 1);
+}
+
+#[test]
+fn two_receivers_meet_one_sender() {
+    a_sender_and_two_receivers(0, 2);
+}
+
+#[test]
+fn try_send_and_try_recv_lose_and_repeat_nothing() {
+    explore(3, || {
+        let channel = channel(2);
+        let sender = in_thread(&channel, |channel| {
+            let mut sent = Vec::new();
+            for value in 1..=3 {
+                match channel.try_send(Box::new(value)) {
+                    Ok(()) => sent.push(value),
+                    Err(TrySendError::Full(back)) => assert_eq!(*back, value),
+                    Err(TrySendError::Closed(_)) => unreachable!("nobody closes"),
+                }
+            }
+            sent
+        });
+        let receiver = in_thread(&channel, |channel| {
+            (0..2)
+                .filter_map(|_| channel.try_recv().ok())
+                .map(|value| *value)
+                .collect::<Vec<_>>()
+        });
+        let sent = sender.join().unwrap();
+        let mut got = receiver.join().unwrap();
+        got.extend(std::iter::from_fn(|| channel.try_recv().ok()).map(|value| *value));
+        assert_eq!(got, sent);
+    });
+}
+
+#[test]
+fn two_fast_senders_never_share_a_slot() {
+    explore(3, || {
+        let channel = channel(2);
+        let other = in_thread(&channel, |ch| ch.try_send(Box::new(1)).is_ok());
+        assert!(channel.try_send(Box::new(2)).is_ok());
+        assert!(other.join().unwrap());
+        let mut got = recv_n(&channel, 2);
+        got.sort_unstable();
+        assert_eq!(got, [1, 2]);
+    });
+}
+
+#[test]
+fn try_recv_finds_what_a_finished_send_left() {
+    explore(3, || {
+        let channel = channel(2);
+        let early = in_thread(&channel, |ch| ch.try_recv().ok().map(|value| *value));
+        assert!(channel.try_send(Box::new(1)).is_ok());
+        assert!(channel.try_send(Box::new(2)).is_ok());
+        // One receiver took at most one of two: this one must find the other.
+        let mine = *channel.try_recv().expect("a value is there");
+        let theirs = early.join().unwrap();
+        let rest = channel.try_recv().ok().map(|value| *value);
+        let mut all: Vec<_> = [Some(mine), theirs, rest].into_iter().flatten().collect();
+        all.sort_unstable();
+        assert_eq!(all, [1, 2]);
+    });
+}
+
+/// The value of a send either arrives or comes back, whatever closes meanwhile.
+fn close_against_a_blocking_send(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
+        for _ in 0..capacity {
+            channel.try_send(Box::new(0)).unwrap();
+        }
+        let sender = in_thread(&channel, |ch| send(ch, Box::new(7), &waiter()));
+        channel.close();
+        let got: Vec<u32> = std::iter::from_fn(|| channel.try_recv().ok())
+            .map(|value| *value)
+            .collect();
+        assert_eq!(got, vec![0; capacity]);
+        assert_eq!(channel.try_recv(), Err(TryRecvError::Closed));
+        assert_eq!(sender.join().unwrap(), Err(SendError::Closed(Box::new(7))));
+    });
+}
+
+#[test]
+fn close_wakes_a_blocked_sender_and_gives_the_value_back() {
+    close_against_a_blocking_send(1);
+}
+
+#[test]
+fn close_wakes_a_sender_at_a_rendezvous() {
+    close_against_a_blocking_send(0);
+}
+
+fn close_against_a_blocking_recv(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
+        let receiver = in_thread(&channel, |ch| recv(ch, &waiter()));
+        channel.close();
+        assert_eq!(receiver.join().unwrap(), Err(RecvError::Closed));
+    });
+}
+
+#[test]
+fn close_wakes_a_waiting_receiver() {
+    close_against_a_blocking_recv(1);
+}
+
+#[test]
+fn close_wakes_a_receiver_at_a_rendezvous() {
+    close_against_a_blocking_recv(0);
+}
+
+#[test]
+fn what_was_sent_before_a_close_is_received_after_it() {
+    explore(3, || {
+        let channel = channel(1);
+        let closer = in_thread(&channel, |ch| {
+            let sent = ch.try_send(Box::new(7));
+            ch.close();
+            sent
+        });
+        let first = recv(&channel, &waiter());
+        assert_eq!(closer.join().unwrap(), Ok(()));
+        assert_eq!(first, Ok(Box::new(7)));
+        assert_eq!(recv(&channel, &waiter()), Err(RecvError::Closed));
+    });
+}
+
+#[test]
+fn a_send_that_races_a_close_arrives_or_comes_back() {
+    explore(3, || {
+        let channel = channel(2);
+        let sender = in_thread(&channel, |ch| ch.try_send(Box::new(7)));
+        let closer = in_thread(&channel, Ch::close);
+        let got = recv(&channel, &waiter());
+        closer.join().unwrap();
+        match sender.join().unwrap() {
+            Ok(()) => assert_eq!(got, Ok(Box::new(7))),
+            Err(back) => {
+                assert_eq!(back, TrySendError::Closed(Box::new(7)));
+                assert_eq!(got, Err(RecvError::Closed));
+            }
+        }
+    });
+}
+
+/// A timer ends the wait of a receiver while a sender hands over: the value reaches the receiver or
+/// stays in the channel.
+fn timeout_against_a_hand_over_to_a_receiver(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
+        let waiter = waiter();
+        let BeginRecv::Waiting(entry) = channel.begin_recv(&waiter) else {
+            panic!("the channel is empty");
+        };
+        let epoch = entry.epoch;
+        let timer_waiter = waiter.clone();
+        let timer = thread::spawn(move || {
+            if let Some(claim) = timer_waiter.claim(epoch) {
+                claim.complete(Outcome::TimedOut);
+            }
+        });
+        let sender = in_thread(&channel, |ch| ch.try_send(Box::new(7)));
+        sleep(&entry);
+        // SAFETY: from this channel's `begin_recv`, and the wait is over.
+        let got = unsafe { channel.finish_recv(entry) };
+        let sent = sender.join().unwrap();
+        timer.join().unwrap();
+        match (got, sent) {
+            (Ok(value), Ok(())) => assert_eq!(*value, 7),
+            (Err(RecvError::TimedOut), Ok(())) => assert_eq!(channel.try_recv(), Ok(Box::new(7))),
+            (Err(RecvError::TimedOut), Err(TrySendError::Full(value))) => {
+                assert_eq!((*value, capacity), (7, 0));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+    });
+}
+
+#[test]
+fn a_receive_that_times_out_leaves_the_value_in_the_ring() {
+    timeout_against_a_hand_over_to_a_receiver(1);
+}
+
+#[test]
+fn a_receive_that_times_out_at_a_rendezvous_took_nothing() {
+    timeout_against_a_hand_over_to_a_receiver(0);
+}
+
+/// A timer ends the wait of a sender while a receiver takes its value: it arrives or comes back.
+fn timeout_against_a_hand_over_from_a_sender(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
+        for _ in 0..capacity {
+            channel.try_send(Box::new(0)).unwrap();
+        }
+        let waiter = waiter();
+        let BeginSend::Waiting(entry) = channel.begin_send(Box::new(7), &waiter) else {
+            panic!("the channel is full");
+        };
+        let epoch = entry.epoch;
+        let timer_waiter = waiter.clone();
+        let timer = thread::spawn(move || {
+            if let Some(claim) = timer_waiter.claim(epoch) {
+                claim.complete(Outcome::TimedOut);
+            }
+        });
+        let receiver = in_thread(&channel, |ch| ch.try_recv());
+        sleep(&entry);
+        // SAFETY: from this channel's `begin_send`, and the wait is over.
+        let sent = unsafe { channel.finish_send(entry) };
+        let mut got: Vec<u32> = receiver
+            .join()
+            .unwrap()
+            .ok()
+            .map(|value| *value)
+            .into_iter()
+            .collect();
+        timer.join().unwrap();
+        got.extend(std::iter::from_fn(|| channel.try_recv().ok()).map(|value| *value));
+        let mut expected = vec![0; capacity];
+        match sent {
+            Ok(()) => expected.push(7),
+            Err(SendError::TimedOut(value)) => assert_eq!(*value, 7),
+            Err(other) => panic!("{other:?}"),
+        }
+        assert_eq!(got, expected);
+        // The bit that says "senders wait" must be gone, and the slot free.
+        if capacity > 0 {
+            assert_eq!(channel.try_send(Box::new(8)), Ok(()));
+        }
+    });
+}
+
+#[test]
+fn a_send_that_times_out_never_appears_in_the_ring() {
+    timeout_against_a_hand_over_from_a_sender(1);
+}
+
+#[test]
+fn a_send_that_times_out_at_a_rendezvous_never_appears() {
+    timeout_against_a_hand_over_from_a_sender(0);
+}
+
+/// The first of two waiting receivers takes its wait back while a value comes: the value reaches one
+/// of them.
+#[test]
+fn a_receiver_that_gives_up_does_not_eat_the_others_wake_up() {
+    explore(3, || {
+        let channel = channel(1);
+        let waiter = waiter();
+        let BeginRecv::Waiting(first) = channel.begin_recv(&waiter) else {
+            panic!("the channel is empty");
+        };
+        let second = in_thread(&channel, |ch| recv(ch, &channel_thread::waiter()).unwrap());
+        let sender = in_thread(&channel, |ch| send_all(ch, [7]));
+        if !waiter.disarm(first.epoch, Outcome::Interrupted) {
+            sleep(&first);
+        }
+        // SAFETY: from this channel's `begin_recv`, and the wait is over.
+        match unsafe { channel.finish_recv(first) } {
+            Ok(value) => send_all(&channel, [*value]),
+            Err(error) => assert_eq!(error, RecvError::Interrupted),
+        }
+        assert_eq!(*second.join().unwrap(), 7);
+        sender.join().unwrap();
+    });
+}
+
+/// A freed slot belongs to the blocked sender, whoever else tries at that moment.
+#[test]
+fn try_send_does_not_overtake_a_blocked_sender() {
+    explore(3, || {
+        let channel = channel(1);
+        channel.try_send(Box::new(0)).unwrap();
+        let waiter = waiter();
+        let BeginSend::Waiting(entry) = channel.begin_send(Box::new(1), &waiter) else {
+            panic!("the channel is full");
+        };
+        let hasty = in_thread(&channel, |ch| ch.try_send(Box::new(2)));
+        assert_eq!(channel.try_recv(), Ok(Box::new(0)));
+        assert_eq!(sleep(&entry), Outcome::Handed);
+        // SAFETY: from this channel's `begin_send`, and the wait is over.
+        assert_eq!(unsafe { channel.finish_send(entry) }, Ok(()));
+        assert_eq!(hasty.join().unwrap(), Err(TrySendError::Full(Box::new(2))));
+        assert_eq!(channel.try_recv(), Ok(Box::new(1)));
+        assert_eq!(channel.len(), 0);
+    });
+}
