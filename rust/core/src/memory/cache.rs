@@ -1,0 +1,362 @@
+//! Slots that one owner takes and puts back without a lock.
+//!
+//! The owner of a cache is a thread, or, where callers exclude each other anyway ([`Exclusive`]), the
+//! pool itself. Only the owner touches the bins. A slot that another thread releases goes home through
+//! the cache's [`RemoteList`], which the owner empties when a bin runs dry.
+//!
+//! Bounds: a bin holds at most [`BIN_SLOTS`] slots and [`BIN_BYTES`], but two slots always; a cache
+//! [`CACHE_BYTES`]; a remote list [`REMOTE_SLOTS`] slots of at most [`CACHED_MAX`] bytes. What is over
+//! goes to the central lists, so a thread that only acquires, or only releases, or does nothing for the
+//! rest of its life strands no more than that.
+//!
+//! The hardest race is the end of the owner: releases on other threads may be under way. The owner
+//! closes the remote list by the same swap that empties it, and who comes later finds it closed and
+//! goes to the central lists. The cache itself lives as long as its pool.
+//!
+//! [`Exclusive`]: crate::sync::Exclusive
+
+use std::ptr::{self, NonNull};
+
+use super::{
+    size_class::{ALIGN, SizeClass},
+    span::Span,
+};
+use crate::sync::{AtomicPtr, AtomicU64, Mode, Ordering, UnsafeCell, Word};
+
+/// Slots above this go to the central lists: who touches that many bytes does not feel a lock.
+pub const CACHED_MAX: usize = 64 << 10;
+const CACHED_CLASSES: usize = match SizeClass::of(CACHED_MAX) {
+    Some(class) => class.index() + 1,
+    None => unreachable!(),
+};
+pub const BIN_SLOTS: usize = 64;
+pub const BIN_BYTES: usize = 512 << 10;
+pub const CACHE_BYTES: usize = 4 << 20;
+/// One less than the count in a head can say: that value marks a closed list.
+pub const REMOTE_SLOTS: usize = COUNT_MASK - 1;
+
+/// A slot, and the span it was cut from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub address: NonNull<u8>,
+    pub span: NonNull<Span>,
+}
+
+/// Whether slots of `class` pass through caches.
+#[inline]
+pub fn is_cached(class: SizeClass) -> bool {
+    class.index() < CACHED_CLASSES
+}
+
+#[derive(Debug)]
+struct Bin {
+    slots: Vec<Slot>,
+    room: usize,
+}
+
+/// Slots of one owner.
+pub struct Cache<M: Mode> {
+    /// The owner's alone.
+    bins: UnsafeCell<[Bin; CACHED_CLASSES]>,
+    /// Bytes in `bins`. The owner writes it, `Pool::stats` reads it.
+    bytes: M::Word,
+    remote: RemoteList,
+    /// Bytes in `remote`. Whoever pushes adds, whoever takes subtracts, `Pool::stats` reads it.
+    remote_bytes: AtomicU64,
+}
+
+// SAFETY: `bins` has one user at a time, the owner; the rest is made for sharing.
+unsafe impl<M: Mode> Sync for Cache<M> {}
+// SAFETY: slots are memory of the pool, which any thread may hand on.
+unsafe impl<M: Mode> Send for Cache<M> {}
+
+impl<M: Mode> Default for Cache<M> {
+    fn default() -> Self {
+        Self {
+            bins: UnsafeCell::new(std::array::from_fn(|index| Bin {
+                slots: Vec::new(),
+                room: (BIN_BYTES / SizeClass::at(index).bytes()).clamp(2, BIN_SLOTS),
+            })),
+            bytes: M::Word::new(0),
+            remote: RemoteList::default(),
+            remote_bytes: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<M: Mode> Cache<M> {
+    /// A slot of `class`, if the bin has one.
+    ///
+    /// # Safety
+    /// The caller is the owner, and `class` [is cached](is_cached).
+    #[inline]
+    pub unsafe fn pop(&self, class: SizeClass) -> Option<Slot> {
+        // SAFETY: the owner is here, by the caller's promise, and nowhere else.
+        let bin = unsafe { &mut (*self.bins.get())[class.index()] };
+        let slot = bin.slots.pop()?;
+        self.count(self.counted().wrapping_sub(class.bytes() as u64));
+        Some(slot)
+    }
+
+    /// Puts `slot` in its bin, unless that or the cache is full.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop); `slot` is of `class`, and given up by the caller if this returns true.
+    #[inline]
+    #[must_use]
+    pub unsafe fn push(&self, class: SizeClass, slot: Slot) -> bool {
+        // SAFETY: the owner is here, by the caller's promise, and nowhere else.
+        let bin = unsafe { &mut (*self.bins.get())[class.index()] };
+        let bytes = self.counted() + class.bytes() as u64;
+        if bin.slots.len() >= bin.room || bytes > CACHE_BYTES as u64 {
+            return false;
+        }
+        bin.slots.push(slot);
+        self.count(bytes);
+        true
+    }
+
+    /// Half of what the bin of `class` has room for: what one visit to the central lists moves.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop).
+    pub unsafe fn batch(&self, class: SizeClass) -> usize {
+        // SAFETY: the owner is here, by the caller's promise, and nowhere else.
+        unsafe { (*self.bins.get())[class.index()].room / 2 }
+    }
+
+    /// Gives up every slot in the bins.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop).
+    pub unsafe fn drain(&self, mut to: impl FnMut(SizeClass, Slot)) {
+        for class in (0..CACHED_CLASSES).map(SizeClass::at) {
+            // SAFETY: as promised by the caller.
+            while let Some(slot) = unsafe { self.pop(class) } {
+                to(class, slot);
+            }
+        }
+    }
+
+    /// Sends `slot` home from a thread that is not the owner. `Err`: what has to go to the central lists
+    /// instead, `slot` among it.
+    ///
+    /// # Safety
+    /// `slot` is of `class`, which is cached; the caller gives it up, and nobody uses its memory.
+    pub unsafe fn send_home(&self, class: SizeClass, slot: Slot) -> Result<(), Chain> {
+        // Ordering: Relaxed, a statistic. Added first, so that it never wraps below zero.
+        self.remote_bytes
+            .fetch_add(class.bytes() as u64, Ordering::Relaxed);
+        let link = slot.address.cast::<Link>();
+        // SAFETY: nobody uses the slot's memory, which is large enough and aligned for a link.
+        unsafe { link.write(Link::new(class, slot)) };
+        // SAFETY: `link` is in no list, and stays valid until it is taken from this one.
+        unsafe { self.remote.push(link) }.map_err(|chain| self.uncounted(chain))
+    }
+
+    /// What other threads sent home.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop).
+    pub unsafe fn take_sent(&self) -> Chain {
+        self.uncounted(self.remote.take_all())
+    }
+
+    /// Refuses what other threads send from now on, and returns what they have sent. For an owner that ends.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop).
+    pub unsafe fn close(&self) -> Chain {
+        self.uncounted(self.remote.close())
+    }
+
+    /// Has a new owner.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop), and the cache was [closed](Self::close).
+    pub unsafe fn reopen(&self) {
+        self.remote.reopen();
+    }
+
+    /// Bytes in the cache, for statistics.
+    pub fn bytes(&self) -> u64 {
+        // Ordering: Relaxed, statistics of one moment or the next.
+        self.counted() + self.remote_bytes.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn counted(&self) -> u64 {
+        // Ordering: Relaxed, only the owner writes; others want a statistic.
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn count(&self, bytes: u64) {
+        // Ordering: Relaxed, as in `counted`.
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn uncounted(&self, chain: Chain) -> Chain {
+        let mut bytes = 0;
+        chain.for_each(|class, _| bytes += class.bytes() as u64);
+        // Ordering: Relaxed, a statistic.
+        self.remote_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        chain
+    }
+}
+
+/// What is written into a slot on its way home.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Link(UnsafeCell<Node>);
+
+const _: () = assert!(align_of::<Link>() == ALIGN);
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Link>() <= ALIGN);
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    next: *mut Link,
+    class: SizeClass,
+    slot: Slot,
+}
+
+impl Link {
+    pub fn new(class: SizeClass, slot: Slot) -> Self {
+        Self(UnsafeCell::new(Node {
+            next: ptr::null_mut(),
+            class,
+            slot,
+        }))
+    }
+}
+
+/// Links: as many as the low bits of a link's address, which its alignment leaves free, can count.
+const COUNT_MASK: usize = ALIGN - 1;
+
+/// Slots on their way home: any thread pushes, the owner takes all.
+///
+/// `head` is the address of the last link pushed, with the number of links in its low bits. Null with the
+/// highest count means closed. Taking always takes everything, so a push whose compare-and-swap succeeds
+/// has linked to what is there, even if that was taken and pushed again meanwhile.
+#[derive(Debug)]
+pub struct RemoteList {
+    /// Written by whoever pushes, takes or closes.
+    head: AtomicPtr<Link>,
+}
+
+fn closed() -> *mut Link {
+    ptr::without_provenance_mut(COUNT_MASK)
+}
+
+impl Default for RemoteList {
+    fn default() -> Self {
+        Self {
+            head: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+}
+
+impl RemoteList {
+    /// Pushes `link`. `Err`: it was not pushed, since the list is closed, or is full, and then comes back
+    /// with everything in it.
+    ///
+    /// # Safety
+    /// `link` is in no list; its memory is the list's until it comes back in a [`Chain`].
+    pub unsafe fn push(&self, link: NonNull<Link>) -> Result<(), Chain> {
+        // Ordering: Relaxed, the compare-and-swap below decides.
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            let alone = Chain {
+                head: link.as_ptr(),
+            };
+            let first = head.map_addr(|address| address & !COUNT_MASK);
+            let count = head.addr() & COUNT_MASK;
+            let full = count == REMOTE_SLOTS;
+            // SAFETY: the link is the caller's until it is published below.
+            unsafe { (*(*link.as_ptr()).0.get()).next = first };
+            if count == COUNT_MASK {
+                // SAFETY: as above; a closed list has no first link.
+                unsafe { (*(*link.as_ptr()).0.get()).next = ptr::null_mut() };
+                return Err(alone);
+            }
+            let new = if full {
+                ptr::null_mut()
+            } else {
+                link.as_ptr().map_addr(|address| address | (count + 1))
+            };
+            match self.head.compare_exchange_weak(
+                head,
+                new,
+                // Ordering: Release publishes the link to the Acquire of whoever takes it; Acquire because
+                // a full list is taken right here.
+                Ordering::AcqRel,
+                // Ordering: Relaxed, tried again.
+                Ordering::Relaxed,
+            ) {
+                Ok(_) if full => return Err(alone),
+                Ok(_) => return Ok(()),
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes everything. Called by the owner, so never on a closed list.
+    pub fn take_all(&self) -> Chain {
+        // Ordering: Relaxed, a look before the swap: what is missed comes with the next one.
+        if self.head.load(Ordering::Relaxed).is_null() {
+            return Chain::empty();
+        }
+        self.swap(ptr::null_mut())
+    }
+
+    /// Takes everything and refuses what comes later.
+    pub fn close(&self) -> Chain {
+        self.swap(closed())
+    }
+
+    /// Undoes [`close`](Self::close).
+    pub fn reopen(&self) {
+        // Ordering: Relaxed, an empty list publishes nothing.
+        self.head.store(ptr::null_mut(), Ordering::Relaxed);
+    }
+
+    fn swap(&self, new: *mut Link) -> Chain {
+        // Ordering: Acquire pairs with the Release of every push since the list was last empty.
+        let head = self.head.swap(new, Ordering::Acquire);
+        debug_assert_ne!(head, closed(), "taken from a closed list");
+        Chain {
+            head: head.map_addr(|address| address & !COUNT_MASK),
+        }
+    }
+}
+
+/// Links that came out of a [`RemoteList`], the last one first.
+#[derive(Debug)]
+#[must_use = "the slots in it belong to whoever holds it"]
+pub struct Chain {
+    head: *mut Link,
+}
+
+impl Chain {
+    fn empty() -> Self {
+        Self {
+            head: ptr::null_mut(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.head.is_null()
+    }
+
+    /// Calls `each` for every slot. It may use the slot's memory: its link has been read by then.
+    pub fn for_each(&self, mut each: impl FnMut(SizeClass, Slot)) {
+        let mut link = self.head;
+        while !link.is_null() {
+            // SAFETY: the links of a chain are the holder's, published by the Release of their push.
+            let node = unsafe { *(*link).0.get() };
+            link = node.next;
+            each(node.class, node.slot);
+        }
+    }
+}
