@@ -1,0 +1,450 @@
+//! The one place where a call waits: parks a task, or blocks a thread with the interpreter released.
+//!
+//! A waiting entry has four steps: [`Caller::here`] says who waits (or why it may not), the core's `begin`
+//! arms the caller's waiter and leaves an entry, [`Caller::wait`] sleeps until the wait has ended, the core's
+//! `finish` says what came of it. Across [`Caller::wait`] the entry holds nothing with a destructor: a fiber's
+//! stack moves, and a thread may be ended there by a forced unwind.
+//!
+//! The main thread sleeps in slices and runs Python's signal handlers after each, because the kernel may
+//! have given the signal to another thread.
+
+use std::{
+    cell::Cell,
+    ptr::NonNull,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use penstock_core::{
+    park::Parker,
+    scheduler::{Machine, Stack},
+    wait::{Epoch, Outcome, Waiter, WaiterClass, WaiterRef},
+};
+use pyo3::{exceptions::PyRuntimeError, ffi, intern, prelude::*, sync::PyOnceLock};
+
+use crate::{
+    error::{Failure, Raised, raise},
+    fiber, interpreter,
+    interrupt::Interrupts,
+    task::{Kind, TaskObject},
+};
+
+/// How long the main thread sleeps at most before it looks for signals.
+const SIGNAL_SLICE: Duration = Duration::from_millis(50);
+
+/// A thread that is no machine of ours, or a task's that must not leave its stack now.
+#[repr(C)]
+pub struct ThreadWaiter {
+    /// First field, so that the waiter's address is this struct's.
+    waiter: Waiter,
+    parker: Parker,
+    pub interrupts: Interrupts,
+}
+
+static THREAD_CLASS: WaiterClass = WaiterClass {
+    retain: |waiter| {
+        // SAFETY: the waiter is the first field of a `ThreadWaiter` that an `Arc` holds.
+        unsafe { Arc::increment_strong_count(waiter.cast::<ThreadWaiter>().as_ptr()) };
+    },
+    release: |waiter| {
+        // SAFETY: as above; gives up the caller's reference.
+        unsafe { Arc::decrement_strong_count(waiter.cast::<ThreadWaiter>().as_ptr()) };
+    },
+    wake: |waiter| {
+        // SAFETY: as above; consumes the claim's reference.
+        unsafe { Arc::from_raw(waiter.cast::<ThreadWaiter>().as_ptr()) }
+            .parker
+            .unpark();
+    },
+};
+
+thread_local! {
+    static THREAD: Cell<*const ThreadWaiter> = const { Cell::new(std::ptr::null()) };
+    static THREAD_OWNER: Owner = const { Owner };
+}
+
+/// Lets go of the thread's waiter when the thread ends.
+struct Owner;
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let waiter = THREAD.replace(std::ptr::null());
+        if !waiter.is_null() {
+            // SAFETY: made by `Arc::into_raw` in `ThreadWaiter::here`.
+            drop(unsafe { Arc::from_raw(waiter) });
+        }
+    }
+}
+
+impl ThreadWaiter {
+    /// The calling thread's own; it lives as long as the thread.
+    pub fn here() -> &'static Self {
+        let mut waiter = THREAD.get();
+        if waiter.is_null() {
+            waiter = Arc::into_raw(Arc::new(ThreadWaiter {
+                waiter: Waiter::new(&THREAD_CLASS),
+                parker: Parker::default(),
+                interrupts: Interrupts::default(),
+            }));
+            THREAD.set(waiter);
+            THREAD_OWNER.with(|_| ());
+        }
+        // SAFETY: alive until the thread's end, and the callers of this are calls on the thread.
+        unsafe { &*waiter }
+    }
+
+    /// A reference that outlives the thread.
+    pub fn shared(&self) -> Arc<Self> {
+        // SAFETY: made by `Arc::into_raw`, and alive.
+        unsafe {
+            Arc::increment_strong_count(std::ptr::from_ref(self));
+            Arc::from_raw(std::ptr::from_ref(self))
+        }
+    }
+
+    pub fn waiter_ref(&self) -> WaiterRef {
+        // SAFETY: embedded as its class expects, and alive.
+        unsafe { WaiterRef::retain(NonNull::from(&self.waiter)) }
+    }
+}
+
+/// In a forked child: the thread's waiter was its parent's.
+pub fn forget_thread() {
+    THREAD.set(std::ptr::null());
+}
+
+/// Who waits.
+#[derive(Clone, Copy)]
+pub enum Caller {
+    /// A plain task, which parks. Alive during its own calls.
+    Task {
+        machine: &'static Machine,
+        task: NonNull<TaskObject>,
+        stack: NonNull<Stack>,
+    },
+    /// A thread, which blocks.
+    Thread(&'static ThreadWaiter),
+}
+
+impl Caller {
+    /// Who calls, and may wait here. `awaitable` names the form that a coroutine has to use instead.
+    ///
+    /// Each caller that is made is also [`done`](Self::done) with.
+    pub fn here(py: Python<'_>, call: &str, awaitable: &str) -> Result<Self, Raised> {
+        let Some((machine, task, stack)) = running_task() else {
+            return Ok(Caller::Thread(ThreadWaiter::here()));
+        };
+        // SAFETY: it runs on this very stack, so it is alive.
+        let kind = unsafe { task.as_ref() }.kind();
+        if kind == Kind::Coroutine {
+            let message = format!(
+                "{call} would have to wait, which a coroutine cannot do in a plain call: use '{awaitable}'"
+            );
+            return Err(raise(py, PyRuntimeError::new_err(message)));
+        }
+        if event_loop_runs(py)? {
+            let message = format!(
+                "{call} would have to park a task whose thread runs an event loop: use '{awaitable}' in its \
+                 coroutines, or another task"
+            );
+            return Err(raise(py, PyRuntimeError::new_err(message)));
+        }
+        if must_block_thread(py)? {
+            return Ok(Caller::Thread(ThreadWaiter::here()));
+        }
+        // SAFETY: on the stack's thread.
+        let holds = unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.scheduler.fibers());
+        if !holds {
+            return Ok(Caller::Thread(ThreadWaiter::here()));
+        }
+        // SAFETY: alive, as above.
+        unsafe { task.as_ref() }.core().set_stack(stack.as_ptr());
+        Ok(Caller::Task {
+            machine,
+            task,
+            stack,
+        })
+    }
+
+    /// The waiter that the core's `begin` arms.
+    pub fn waiter_ref(&self) -> WaiterRef {
+        match self {
+            // SAFETY: alive during its own call, and its waiter is embedded as its class expects.
+            Caller::Task { task, .. } => unsafe {
+                WaiterRef::retain(NonNull::from(task.as_ref().core().waiter()))
+            },
+            Caller::Thread(thread) => thread.waiter_ref(),
+        }
+    }
+
+    fn waiter(&self) -> &Waiter {
+        match self {
+            // SAFETY: alive during its own call.
+            Caller::Task { task, .. } => unsafe { task.as_ref() }.core().waiter(),
+            Caller::Thread(thread) => &thread.waiter,
+        }
+    }
+
+    fn interrupts(&self) -> &Interrupts {
+        match self {
+            // SAFETY: alive during its own call.
+            Caller::Task { task, .. } => unsafe { task.as_ref() }.interrupts(),
+            Caller::Thread(thread) => &thread.interrupts,
+        }
+    }
+
+    /// Whether somebody wants to interrupt the next wait.
+    #[inline]
+    fn interrupt_pending(&self) -> bool {
+        let asked = match self {
+            // SAFETY: alive during its own call.
+            Caller::Task { task, .. } => unsafe { task.as_ref() }.core().cancel_pending(),
+            Caller::Thread(_) => false,
+        };
+        asked || self.interrupts().pending()
+    }
+
+    /// Sleeps until the wait `epoch`, which the core began for this caller, has ended.
+    ///
+    /// # Safety
+    /// Attached, and nothing with a destructor is alive in the frames up to the raw entry.
+    pub unsafe fn wait(&self, epoch: Epoch, deadline: Option<Instant>) -> Result<Outcome, Raised> {
+        if self.interrupt_pending() && self.waiter().disarm(epoch, Outcome::Interrupted) {
+            return Ok(Outcome::Interrupted);
+        }
+        match *self {
+            Caller::Task {
+                machine,
+                task,
+                stack,
+            } => {
+                if let Some(deadline) = deadline {
+                    machine
+                        .scheduler
+                        .set_timer(deadline, self.waiter_ref(), epoch);
+                }
+                // SAFETY: in the task, whose waiter is armed for this stack; the frames are the caller's promise.
+                unsafe { park(machine, task, stack, epoch) }
+            }
+            // SAFETY: attached; the frames are the caller's promise.
+            Caller::Thread(thread) => unsafe { block(thread, epoch, deadline) },
+        }
+    }
+
+    /// Lets others run first, after raising a cancellation that is pending.
+    ///
+    /// # Safety
+    /// As for [`Caller::wait`](Self::wait), with no wait begun.
+    pub unsafe fn give_up_turn(&self) -> Result<(), Raised> {
+        // SAFETY: attached, by the caller's promise.
+        let py = unsafe { Python::assume_attached() };
+        if self.interrupt_pending() {
+            return Err(self.raise_interrupt(py));
+        }
+        match self {
+            Caller::Task { machine, .. } => {
+                // SAFETY: in the task, on its machine's thread; the frames are the caller's promise.
+                let resumed = unsafe { machine.yield_now() };
+                if resumed { Ok(()) } else { Err(Raised) }
+            }
+            Caller::Thread(_) => {
+                // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
+                unsafe {
+                    let state = ffi::PyEval_SaveThread();
+                    std::thread::yield_now();
+                    ffi::PyEval_RestoreThread(state);
+                    if ffi::PyErr_CheckSignals() < 0 {
+                        return Err(Raised);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The call is over, with or without a wait.
+    pub fn done(&self, py: Python<'_>) {
+        if let Caller::Task { stack, .. } = self {
+            // SAFETY: on the stack's thread.
+            unsafe { fiber::state(stack.as_ref()) }.release(py);
+        }
+    }
+
+    /// Raises what interrupted the wait.
+    pub fn raise_interrupt(&self, py: Python<'_>) -> Raised {
+        // SAFETY: an error indicator may be read while attached.
+        if !unsafe { ffi::PyErr_Occurred() }.is_null() {
+            return Raised; // a signal handler's, or thrown into the greenlet
+        }
+        let core = match self {
+            // SAFETY: alive during its own call.
+            Caller::Task { task, .. } => Some(unsafe { task.as_ref() }.core()),
+            Caller::Thread(_) => None,
+        };
+        raise_interrupt(py, core, self.interrupts())
+    }
+}
+
+/// Raises the cancellation that is pending: one of a scope, or the task's own.
+pub fn raise_interrupt(
+    py: Python<'_>,
+    core: Option<&penstock_core::task::Task>,
+    interrupts: &Interrupts,
+) -> Raised {
+    if core.is_some_and(penstock_core::task::Task::take_cancel) {
+        return Failure::Cancelled.raise(py, "the task was cancelled");
+    }
+    interrupts.raise(py)
+}
+
+/// The task that runs on this thread now, with its machine and stack.
+#[inline]
+pub fn running_task() -> Option<(&'static Machine, NonNull<TaskObject>, NonNull<Stack>)> {
+    let machine = Machine::current()?;
+    let stack = machine.current_stack()?;
+    let task = NonNull::new(stack.task.get().cast_mut())?;
+    Some((machine, TaskObject::of_core(task), NonNull::from(stack)))
+}
+
+/// # Safety
+/// See [`Caller::wait`].
+unsafe fn park(
+    machine: &'static Machine,
+    task: NonNull<TaskObject>,
+    stack: NonNull<Stack>,
+    epoch: Epoch,
+) -> Result<Outcome, Raised> {
+    loop {
+        // SAFETY: in the task, whose waiter is armed for this stack; the frames are the caller's promise.
+        let resumed = unsafe { machine.park() };
+        // SAFETY: it is parked here, so it is alive.
+        let waiter = unsafe { task.as_ref() }.core().waiter();
+        if resumed {
+            if let Some(outcome) = waiter.outcome(epoch) {
+                return Ok(outcome);
+            }
+            continue; // somebody else switched to the greenlet
+        }
+        // An exception was thrown into the greenlet. It ends the wait, unless a peer has already: then the
+        // outcome counts, or an item would be lost, and the exception comes with the next statement.
+        if waiter.disarm(epoch, Outcome::Interrupted) {
+            return Err(Raised);
+        }
+        machine.take_back(stack);
+        raise_later();
+        while waiter.outcome(epoch).is_none() {
+            std::hint::spin_loop();
+        }
+        if let Some(outcome) = waiter.outcome(epoch) {
+            return Ok(outcome);
+        }
+    }
+}
+
+/// # Safety
+/// Attached; nothing with a destructor is alive in the frames up to the raw entry.
+unsafe fn block(
+    thread: &'static ThreadWaiter,
+    epoch: Epoch,
+    deadline: Option<Instant>,
+) -> Result<Outcome, Raised> {
+    let is_main = is_main_thread();
+    loop {
+        if let Some(outcome) = thread.waiter.outcome(epoch) {
+            return Ok(outcome);
+        }
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now)
+            && thread.waiter.disarm(epoch, Outcome::TimedOut)
+        {
+            return Ok(Outcome::TimedOut);
+        }
+        let slice = is_main.then(|| now + SIGNAL_SLICE);
+        let until = match (deadline, slice) {
+            (Some(deadline), Some(slice)) => Some(deadline.min(slice)),
+            (one, other) => one.or(other),
+        };
+        // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
+        unsafe {
+            let state = ffi::PyEval_SaveThread();
+            thread.parker.park(until);
+            ffi::PyEval_RestoreThread(state);
+        }
+        // SAFETY: attached.
+        if is_main && unsafe { ffi::PyErr_CheckSignals() } < 0 {
+            if thread.waiter.disarm(epoch, Outcome::Interrupted) {
+                return Err(Raised);
+            }
+            raise_later();
+        }
+    }
+}
+
+/// Puts the current exception off to the next moment that the interpreter looks for pending calls: a peer has
+/// completed the call that it would have interrupted.
+fn raise_later() {
+    extern "C" fn raise_now(exception: *mut std::ffi::c_void) -> std::ffi::c_int {
+        // SAFETY: attached, on the main thread; the reference was given to the pending call.
+        unsafe {
+            let exception = exception.cast::<ffi::PyObject>();
+            ffi::PyErr_SetObject(ffi::Py_TYPE(exception).cast(), exception);
+            ffi::Py_DECREF(exception);
+        }
+        -1
+    }
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    let Some(error) = PyErr::take(py) else { return };
+    let exception = error.into_value(py).into_ptr();
+    // SAFETY: the function takes over the reference.
+    if unsafe { ffi::Py_AddPendingCall(Some(raise_now), exception.cast()) } != 0 {
+        // SAFETY: the queue is full, so the reference is still ours. The exception is shown, not lost.
+        unsafe {
+            ffi::PyErr_SetObject(ffi::Py_TYPE(exception).cast(), exception);
+            ffi::PyErr_WriteUnraisable(exception);
+            ffi::Py_DECREF(exception);
+        }
+    }
+}
+
+/// Whether this is the thread that runs Python's signal handlers; also right in a forked child.
+#[cfg(target_os = "linux")]
+fn is_main_thread() -> bool {
+    // SAFETY: neither call has a precondition.
+    unsafe { libc::gettid() == libc::getpid() }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_main_thread() -> bool {
+    // SAFETY: no precondition.
+    unsafe { libc::pthread_main_np() == 1 }
+}
+
+/// Whether the calling plain task's thread runs an asyncio event loop now.
+fn event_loop_runs(py: Python<'_>) -> Result<bool, Raised> {
+    static RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let look = || -> PyResult<bool> {
+        let getter = if let Some(getter) = RUNNING_LOOP.get(py) {
+            getter
+        } else {
+            let Some(events) = interpreter::imported(py, intern!(py, "asyncio.events"))? else {
+                return Ok(false); // so no loop of it runs
+            };
+            let getter = events.getattr("_get_running_loop")?.unbind();
+            RUNNING_LOOP.get_or_init(py, || getter)
+        };
+        Ok(!getter.bind(py).call0()?.is_none())
+    };
+    look().map_err(|error| raise(py, error))
+}
+
+/// Whether the calling task must keep its stack: other tasks would find a half-made world on this thread.
+fn must_block_thread(py: Python<'_>) -> Result<bool, Raised> {
+    if interpreter::is_collecting_here(py) {
+        return Ok(true);
+    }
+    if interpreter::is_importing_here(py).map_err(|error| raise(py, error))? {
+        return Ok(true);
+    }
+    interpreter::is_logging_here(py).map_err(|error| raise(py, error))
+}

@@ -1,0 +1,68 @@
+//! A function that is called when a task has ended.
+//!
+//! It waits for the task like anything else that does; to be woken is to be called.
+
+use std::{ptr::NonNull, sync::Arc};
+
+use penstock_core::{
+    task::BeginJoin,
+    wait::{Waiter, WaiterClass, WaiterRef},
+};
+use pyo3::{ffi, prelude::*};
+
+use crate::{object::Object, task::TaskObject};
+
+#[repr(C)]
+struct Callback {
+    /// First field, so that the waiter's address is this struct's.
+    waiter: Waiter,
+    function: Object,
+    task: Object,
+}
+
+static CLASS: WaiterClass = WaiterClass {
+    retain: |waiter| {
+        // SAFETY: the waiter is the first field of a `Callback` that an `Arc` holds.
+        unsafe { Arc::increment_strong_count(waiter.cast::<Callback>().as_ptr()) };
+    },
+    release: |waiter| {
+        // SAFETY: as above; gives up the caller's reference.
+        unsafe { Arc::decrement_strong_count(waiter.cast::<Callback>().as_ptr()) };
+    },
+    wake: |waiter| {
+        // SAFETY: as above; consumes the claim's reference. Wakes come from attached threads.
+        let callback = unsafe { Arc::from_raw(waiter.cast::<Callback>().as_ptr()) };
+        callback.call();
+    },
+};
+
+impl Callback {
+    fn call(&self) {
+        // SAFETY: attached; both objects are alive.
+        unsafe {
+            let result = ffi::PyObject_CallOneArg(self.function.as_ptr(), self.task.as_ptr());
+            if result.is_null() {
+                ffi::PyErr_WriteUnraisable(self.function.as_ptr());
+            }
+            ffi::Py_XDECREF(result);
+        }
+    }
+}
+
+/// Has `function(task)` called when `task` has ended, or calls it at once.
+pub fn when_done(task: &Bound<'_, TaskObject>, function: &Bound<'_, PyAny>) {
+    // SAFETY: both are alive, and this thread is attached.
+    let callback = unsafe {
+        Arc::new(Callback {
+            waiter: Waiter::new(&CLASS),
+            function: Object::new(function.as_ptr()),
+            task: Object::new(task.as_ptr()),
+        })
+    };
+    // SAFETY: embedded as its class expects, and alive.
+    let waiter = unsafe { WaiterRef::retain(NonNull::from(&callback.waiter)) };
+    match task.get().begin_join(&waiter) {
+        BeginJoin::Done => callback.call(),
+        BeginJoin::Waiting(_) => {} // the list holds the entry, and the entry the waiter
+    }
+}

@@ -1,0 +1,87 @@
+//! Each task has its own `contextvars` context, at the cost of one only where it is used.
+//!
+//! A task whose creator's context is empty starts in the *base* context of the stack it runs on: empty, and
+//! entered once for many tasks. If after a task it is no longer empty, or something else refers to
+//! it (a `Token`), nobody else may see it: the next task gets a fresh one. A coroutine that made it so keeps
+//! it for its later steps.
+
+use std::ptr;
+
+use pyo3::ffi;
+
+use crate::object::Object;
+
+/// An empty context that is entered on a stack.
+pub struct Base {
+    context: *mut ffi::PyObject,
+    /// The references to it while only we and the thread state know it.
+    references: ffi::Py_ssize_t,
+}
+
+impl Default for Base {
+    fn default() -> Self {
+        Self {
+            context: ptr::null_mut(),
+            references: 0,
+        }
+    }
+}
+
+impl Base {
+    /// Sees to it that an empty context is entered. `false`: an exception is set.
+    ///
+    /// # Safety
+    /// On the stack's thread, attached, in the loop.
+    #[inline]
+    pub unsafe fn enter(&mut self) -> bool {
+        if !self.context.is_null() {
+            return true;
+        }
+        // SAFETY: attached.
+        unsafe {
+            let context = ffi::PyContext_New();
+            if context.is_null() {
+                return false;
+            }
+            if ffi::PyContext_Enter(context) < 0 {
+                ffi::Py_DECREF(context);
+                return false;
+            }
+            self.context = context;
+            self.references = ffi::Py_REFCNT(context);
+        }
+        true
+    }
+
+    /// After a task: whether its context is as good as new. If not it is left, and given to the caller.
+    ///
+    /// # Safety
+    /// As for [`enter`](Self::enter), which came before.
+    #[inline]
+    pub unsafe fn settle(&mut self) -> Option<Object> {
+        // SAFETY: our context is alive; the length of one is a field.
+        let clean = unsafe {
+            ffi::PyObject_Size(self.context) == 0 && ffi::Py_REFCNT(self.context) == self.references
+        };
+        if clean {
+            return None;
+        }
+        // SAFETY: it is the one entered last on this stack; ours is the reference given away.
+        unsafe {
+            ffi::PyContext_Exit(self.context);
+            Some(Object::steal(std::mem::replace(
+                &mut self.context,
+                ptr::null_mut(),
+            )))
+        }
+    }
+
+    /// The stack is gone: gives the context back. It was the stack's own, so it need not be exited.
+    ///
+    /// # Safety
+    /// Attached; nothing runs on the stack.
+    pub unsafe fn leave(&mut self) {
+        // SAFETY: ours.
+        unsafe { ffi::Py_CLEAR(&raw mut self.context) };
+    }
+}

@@ -1,0 +1,133 @@
+//! Arguments in.
+
+use std::time::{Duration, Instant};
+
+use pyo3::{
+    exceptions::{PyTypeError, PyValueError},
+    ffi,
+    prelude::*,
+};
+
+use crate::error::{Raised, raise};
+
+/// How long a call may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    Forever,
+    /// Tries once.
+    None,
+    Until(Instant),
+}
+
+impl Patience {
+    /// Reads a `timeout=` argument: `None`, or seconds that are not negative.
+    pub fn from_timeout(py: Python<'_>, value: *mut ffi::PyObject) -> Result<Self, Raised> {
+        // SAFETY: `value` is a live argument, and the thread is attached.
+        let value = unsafe { Bound::ref_from_ptr(py, &value) };
+        if value.is_none() {
+            return Ok(Patience::Forever);
+        }
+        seconds(value, "timeout", "None or a number of seconds >= 0")
+            .map(|time| match time {
+                Some(time) if time.is_zero() => Patience::None,
+                Some(time) => Instant::now()
+                    .checked_add(time)
+                    .map_or(Patience::Forever, Patience::Until),
+                None => Patience::Forever,
+            })
+            .map_err(|error| raise(py, error))
+    }
+
+    /// The same for an argument that may be missing (null).
+    pub fn from_optional(py: Python<'_>, value: *mut ffi::PyObject) -> Result<Self, Raised> {
+        if value.is_null() {
+            return Ok(Patience::Forever);
+        }
+        Self::from_timeout(py, value)
+    }
+
+    pub fn deadline(self) -> Option<Instant> {
+        match self {
+            Patience::Until(deadline) => Some(deadline),
+            Patience::Forever | Patience::None => None,
+        }
+    }
+}
+
+/// A number of seconds that is not negative; `None` is longer than anyone will wait.
+pub fn seconds(value: &Bound<'_, PyAny>, name: &str, allowed: &str) -> PyResult<Option<Duration>> {
+    let refuse = |error: PyErr| {
+        let shown = value
+            .repr()
+            .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+        let message = format!("{name} must be {allowed}, not {shown}");
+        if error.is_instance_of::<PyTypeError>(value.py()) {
+            PyTypeError::new_err(message)
+        } else {
+            PyValueError::new_err(message)
+        }
+    };
+    let number: f64 = value.extract().map_err(refuse)?;
+    if number.is_nan() || number < 0.0 {
+        return Err(refuse(PyValueError::new_err("")));
+    }
+    Ok(Duration::try_from_secs_f64(number).ok())
+}
+
+/// The arguments of a raw entry that takes one required and one optional, `METH_FASTCALL | METH_KEYWORDS`.
+///
+/// # Safety
+/// The arguments are those of such a call; the thread is attached.
+pub unsafe fn parse<const N: usize>(
+    py: Python<'_>,
+    function: &str,
+    names: [&str; N],
+    required: usize,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> Result<[*mut ffi::PyObject; N], Raised> {
+    let mut values = [std::ptr::null_mut(); N];
+    let count = count.cast_unsigned();
+    let type_error = |message: String| Err(raise(py, PyTypeError::new_err(message)));
+    if count > N {
+        return type_error(format!(
+            "{function}() takes at most {N} arguments ({count} given)"
+        ));
+    }
+    for (index, value) in values.iter_mut().enumerate().take(count) {
+        // SAFETY: a vectorcall has `count` positional arguments.
+        *value = unsafe { *arguments.add(index) };
+    }
+    if !keywords.is_null() {
+        // SAFETY: a vectorcall's keywords are a tuple of strings, their values after the positional ones.
+        for index in 0..unsafe { ffi::PyTuple_GET_SIZE(keywords) } {
+            // SAFETY: as above.
+            let (name, value) = unsafe {
+                let name = ffi::PyTuple_GET_ITEM(keywords, index);
+                (
+                    Bound::ref_from_ptr(py, &name).to_string(),
+                    *arguments.add(count + index.cast_unsigned()),
+                )
+            };
+            let Some(at) = names.iter().position(|known| *known == name) else {
+                return type_error(format!(
+                    "{function}() got an unexpected keyword argument '{name}'"
+                ));
+            };
+            if !values[at].is_null() {
+                return type_error(format!(
+                    "{function}() got multiple values for argument '{name}'"
+                ));
+            }
+            values[at] = value;
+        }
+    }
+    if let Some(missing) = (0..required).find(|at| values[*at].is_null()) {
+        return type_error(format!(
+            "{function}() missing required argument '{}'",
+            names[missing]
+        ));
+    }
+    Ok(values)
+}

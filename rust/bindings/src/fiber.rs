@@ -1,0 +1,287 @@
+//! greenlet's C API, and the rules of a moving stack.
+//!
+//! A loop of the scheduler runs in a greenlet; when its task parks, that greenlet stays behind. While it
+//! does, its C stack is elsewhere, so nothing that another thread or fiber can reach may live on it: waiters
+//! and entries are on the heap, no lock or borrow is held, and no frame between the park point and the loop
+//! has a destructor to run (a thread may also be ended by a forced unwind, up to 3.13).
+//!
+//! A new loop is started from the *hub*, the greenlet at the base of the thread: started from the park point
+//! it would inherit the recursion depth and the C stack of the parked task (the prototype died of
+//! that at 332 parked tasks).
+//!
+//! The park point records the greenlet that is current, and the resume switches to that one: a task may park
+//! inside a greenlet of its own making.
+
+use std::{
+    cell::Cell,
+    ffi::c_void,
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicPtr, Ordering},
+};
+
+use penstock_core::scheduler::{Leave, Machine, Stack};
+use pyo3::{exceptions::PyImportError, ffi, prelude::*};
+
+use crate::{context::Base, interpreter::DeferredHold, runtime};
+
+/// Places in greenlet's table of functions (its `greenlet.h`).
+const NEW: usize = 3;
+const GET_CURRENT: usize = 4;
+const SWITCH: usize = 6;
+
+static API: AtomicPtr<*mut c_void> = AtomicPtr::new(ptr::null_mut());
+/// The builtin that a loop's greenlet runs.
+static LOOP: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
+
+type NewGreenlet = unsafe extern "C-unwind" fn(
+    run: *mut ffi::PyObject,
+    parent: *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+type GetCurrent = unsafe extern "C-unwind" fn() -> *mut ffi::PyObject;
+type Switch = unsafe extern "C-unwind" fn(
+    greenlet: *mut ffi::PyObject,
+    args: *mut ffi::PyObject,
+    kwargs: *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+
+/// # Safety
+/// `F` is the type of the function at `place` in greenlet's table, which [`load`] has found.
+#[inline]
+unsafe fn function<F: Copy>(place: usize) -> F {
+    // Ordering: Relaxed, written once during the module's import.
+    let table = API.load(Ordering::Relaxed);
+    debug_assert!(!table.is_null());
+    // SAFETY: the table has 12 entries, all function or object pointers; the type is the caller's promise.
+    unsafe { *table.add(place).cast::<F>() }
+}
+
+/// Finds greenlet's C API. Called once, by the module's import.
+pub fn load(py: Python<'_>) -> PyResult<()> {
+    py.import("greenlet")?;
+    // SAFETY: attached; the name is that of greenlet's capsule.
+    let table = unsafe { ffi::PyCapsule_Import(c"greenlet._C_API".as_ptr(), 0) };
+    if table.is_null() {
+        return Err(
+            PyErr::take(py).unwrap_or_else(|| PyImportError::new_err("greenlet has no C API"))
+        );
+    }
+    // Ordering: Relaxed, during the import.
+    API.store(table.cast(), Ordering::Relaxed);
+    // SAFETY: the definition is static.
+    let entry = unsafe { ffi::PyCFunction_New(LOOP_DEFINITION.get(), ptr::null_mut()) };
+    if entry.is_null() {
+        return Err(PyErr::fetch(py));
+    }
+    LOOP.store(entry, Ordering::Relaxed); // Ordering: Relaxed, as above.
+    Ok(())
+}
+
+static LOOP_DEFINITION: crate::hot::Definition =
+    crate::hot::Definition::no_args(c"_loop", loop_entry, c"Runs tasks until its thread ends.");
+
+/// What the bindings keep for each stack.
+pub struct StackState {
+    /// The greenlet to resume: the loop's own, or one that the task made and parked in. Null with thread parking.
+    greenlet: *mut ffi::PyObject,
+    /// Deferred references of the parked frames (free-threaded builds; see `interpreter.c`).
+    hold: DeferredHold,
+    /// The context that tasks without one of their own run in.
+    pub base: Base,
+}
+
+impl StackState {
+    /// Prepares the running task to leave its stack. `false`: it must not now.
+    pub fn hold(&mut self, py: Python<'_>, fibers: bool) -> bool {
+        !fibers || self.hold.hold(py).is_ok()
+    }
+
+    /// The task is on its stack again.
+    pub fn release(&mut self, py: Python<'_>) {
+        self.hold.release(py);
+    }
+}
+
+/// Makes a stack for `machine`, and makes it the current one.
+fn new_stack_of(machine: &'static Machine) -> NonNull<Stack> {
+    let stack = Stack::new(machine);
+    stack.host.set(
+        Box::into_raw(Box::new(StackState {
+            greenlet: ptr::null_mut(),
+            hold: DeferredHold::new(),
+            base: Base::default(),
+        }))
+        .cast(),
+    );
+    let stack = NonNull::from(Box::leak(stack));
+    machine.set_current_stack(stack);
+    stack
+}
+
+/// The bindings' part of `stack`. Its thread only; the reference must not outlive a line.
+///
+/// # Safety
+/// `stack` was made by [`new_stack_of`], and the caller is on its machine's thread.
+#[expect(
+    clippy::mut_from_ref,
+    reason = "one thread, and no reference outlives a line"
+)]
+pub unsafe fn state(stack: &Stack) -> &mut StackState {
+    // SAFETY: set once by `new_stack_of`, freed with the stack.
+    unsafe { &mut *stack.host.get().cast::<StackState>() }
+}
+
+/// # Safety
+/// Nothing runs or is parked on `stack` any more.
+unsafe fn free_stack(stack: NonNull<Stack>) {
+    // SAFETY: made by `new_stack_of`, and unused, by the caller's promise.
+    unsafe {
+        let mut state = Box::from_raw(stack.as_ref().host.get().cast::<StackState>());
+        state.base.leave();
+        ffi::Py_CLEAR(&raw mut state.greenlet);
+        drop(Box::from_raw(stack.as_ptr()));
+    }
+}
+
+thread_local! {
+    /// The greenlet at the base of this thread. Borrowed: the thread's main greenlet lives as long as it.
+    static HUB: Cell<*mut ffi::PyObject> = const { Cell::new(ptr::null_mut()) };
+    /// Why the last loop of this thread returned; `None`: the hub was entered to start a new one.
+    static LEFT: Cell<Option<Leave>> = const { Cell::new(None) };
+}
+
+/// The host's `switch`.
+///
+/// # Safety
+/// See `Host::switch`.
+pub unsafe fn switch(from: NonNull<Stack>, to: NonNull<Stack>) -> bool {
+    // SAFETY: both are stacks of this thread.
+    let target = unsafe { state(to.as_ref()).greenlet };
+    // SAFETY: `from` is the stack that runs.
+    unsafe { leave(from, target) }
+}
+
+/// The host's `new_stack`.
+///
+/// # Safety
+/// See `Host::new_stack`.
+pub unsafe fn new_stack(from: NonNull<Stack>) -> bool {
+    LEFT.set(None);
+    // SAFETY: `from` is the stack that runs; the hub waits at the base of this thread.
+    unsafe { leave(from, HUB.get()) }
+}
+
+/// Leaves `from` for the greenlet `target`, until somebody switches back.
+///
+/// # Safety
+/// `from` is the stack that runs, `target` a greenlet of this thread.
+#[inline]
+unsafe fn leave(from: NonNull<Stack>, target: *mut ffi::PyObject) -> bool {
+    // SAFETY: on this thread, attached, with greenlet loaded. What is written to the stack's state is read on this
+    // thread only. Nothing with a destructor is alive across the switch.
+    unsafe {
+        let here = function::<GetCurrent>(GET_CURRENT)();
+        let old = std::mem::replace(&mut state(from.as_ref()).greenlet, here);
+        ffi::Py_XDECREF(old);
+        let result = function::<Switch>(SWITCH)(target, ptr::null_mut(), ptr::null_mut());
+        if result.is_null() {
+            return false;
+        }
+        ffi::Py_DECREF(result);
+        true
+    }
+}
+
+/// Runs a loop in its greenlet. A raw entry, because a forced unwind may pass through.
+unsafe extern "C-unwind" fn loop_entry(
+    _: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let machine = Machine::current().expect("a loop runs on a machine's thread");
+    // SAFETY: on the machine's thread, on the stack that the hub named.
+    LEFT.set(Some(unsafe { machine.work() }));
+    // SAFETY: attached.
+    unsafe { ffi::Py_NewRef(ffi::Py_None()) }
+}
+
+/// The body of a machine's thread: its hub.
+///
+/// # Safety
+/// Called attached, on the thread that was started for `machine`. A forced unwind may pass through.
+pub unsafe fn run_machine(machine: &'static Machine) {
+    machine.enter();
+    if !machine.scheduler.fibers() {
+        let stack = new_stack_of(machine);
+        // SAFETY: on the machine's thread, on the stack named last.
+        let left = unsafe { machine.work() };
+        // SAFETY: the loop has returned.
+        unsafe { free_stack(stack) };
+        after_loop(left);
+        return;
+    }
+    // SAFETY: attached, greenlet is loaded; the main greenlet of a thread outlives what runs on it.
+    unsafe {
+        let hub = function::<GetCurrent>(GET_CURRENT)();
+        HUB.set(hub);
+        ffi::Py_DECREF(hub);
+    }
+    // The hub's own frames (the thread's bootstrap) are out of the collector's sight while a loop runs. They do not
+    // change, so one hold does for the life of the thread.
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
+    let mut frames = DeferredHold::new();
+    if frames.hold(py).is_err() {
+        return; // no memory: the thread ends before it has taken anything
+    }
+    loop {
+        let stack = new_stack_of(machine);
+        // SAFETY: attached; the new greenlet's parent is the current one, the hub.
+        unsafe {
+            let run = LOOP.load(Ordering::Relaxed); // Ordering: Relaxed, written during the import.
+            let greenlet = function::<NewGreenlet>(NEW)(run, ptr::null_mut());
+            if greenlet.is_null() {
+                // No memory for a greenlet: its machine ends, the parked tasks stay parked.
+                ffi::PyErr_WriteUnraisable(run);
+                return;
+            }
+            state(stack.as_ref()).greenlet = greenlet;
+            if !enter_loop(stack) {
+                ffi::PyErr_WriteUnraisable(run);
+                return;
+            }
+        }
+        let Some(left) = LEFT.get() else { continue };
+        // SAFETY: each idle loop returns at once when it is resumed now, and its greenlet ends.
+        unsafe {
+            while let Some(idle) = machine.take_idle_stack() {
+                machine.set_current_stack(idle);
+                if !enter_loop(idle) {
+                    ffi::PyErr_Clear();
+                }
+                free_stack(idle);
+            }
+        }
+        frames.release(py);
+        after_loop(left);
+        return;
+    }
+}
+
+/// Switches from the hub to a loop, until something switches to the hub.
+///
+/// # Safety
+/// Called by the hub; `stack` has a greenlet.
+unsafe fn enter_loop(stack: NonNull<Stack>) -> bool {
+    // SAFETY: on this thread, attached.
+    unsafe {
+        let target = state(stack.as_ref()).greenlet;
+        let result = function::<Switch>(SWITCH)(target, ptr::null_mut(), ptr::null_mut());
+        ffi::Py_XDECREF(result);
+        !result.is_null()
+    }
+}
+
+fn after_loop(left: Leave) {
+    if left == Leave::Forked {
+        runtime::end_child();
+    }
+}

@@ -1,0 +1,290 @@
+//! What the runtime has to know of the interpreter where `CPython` has no public function for it.
+//!
+//! `interpreter.c` reads the structures; this file says when that is allowed. Nothing here is on the
+//! path of a call that goes through without waiting, but for [`context_is_empty`].
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pyo3::ffi::{PyObject, PyObject_Size};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyString};
+
+/// The thread that began the latest collection; 0 before the first. Written in [`collection_begins`] by
+/// that thread, read by [`is_collecting_here`] on any.
+static COLLECTOR: AtomicUsize = AtomicUsize::new(0);
+
+/// `importlib._bootstrap._module_locks`: one entry for each module that is being imported now.
+static MODULE_LOCKS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+
+mod shim {
+    use std::ffi::c_int;
+
+    use pyo3::ffi::PyObject;
+
+    unsafe extern "C" {
+        pub fn penstock_current_context() -> *mut PyObject;
+        pub fn penstock_collecting() -> c_int;
+        pub fn penstock_this_thread() -> usize;
+        pub fn penstock_function_kind(callable: *mut PyObject) -> c_int;
+        pub fn penstock_runs_in_file(filename: *mut PyObject) -> c_int;
+    }
+
+    /// `struct penstock_hold`: only `interpreter.c` looks inside.
+    #[cfg(Py_GIL_DISABLED)]
+    #[repr(C)]
+    pub struct Hold {
+        _private: [u8; 0],
+    }
+
+    #[cfg(Py_GIL_DISABLED)]
+    unsafe extern "C" {
+        pub fn penstock_frames_match() -> c_int;
+        pub fn penstock_hold_deferred(hold: *mut *mut Hold) -> c_int;
+        pub fn penstock_drop_deferred(hold: *mut Hold);
+        pub fn penstock_free_hold(hold: *mut Hold);
+    }
+}
+
+/// This thread's current context, borrowed until this thread runs Python code again; null where it has
+/// none yet.
+pub fn current_context(_py: Python<'_>) -> *mut PyObject {
+    // SAFETY: `_py` proves that the thread state is attached, which is all the shim needs.
+    unsafe { shim::penstock_current_context() }
+}
+
+/// Whether a copy of this thread's context would be empty, so that a task created here can do without.
+pub fn context_is_empty(py: Python<'_>) -> bool {
+    let context = current_context(py);
+    // SAFETY: the context is alive (see `current_context`), and the length of one is a field: no Python
+    // code runs and it cannot fail.
+    context.is_null() || unsafe { PyObject_Size(context) } == 0
+}
+
+/// Whether this thread is inside a garbage collection, where it must not leave its stack: the collector's
+/// list heads are on it.
+///
+/// The interpreter only says that some thread collects. So `gc.callbacks` notes which one began
+/// ([`watch_collections`]); it need not note the end, because collections do not overlap.
+pub fn is_collecting_here(_py: Python<'_>) -> bool {
+    // SAFETY: `_py` proves that the thread state is attached, which is all the shim needs.
+    let collecting: c_int = unsafe { shim::penstock_collecting() };
+    // Ordering: Relaxed, because a thread acts only on what it stored itself.
+    collecting != 0 && COLLECTOR.load(Ordering::Relaxed) == this_thread()
+}
+
+/// Has [`collection_begins`] called first in each collection from now on. Calling it twice does nothing.
+///
+/// First, because a callback before ours could wait, and its thread would not yet be known.
+pub fn watch_collections(py: Python<'_>) -> PyResult<()> {
+    static WATCHER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let watcher = WATCHER.get_or_try_init(py, || {
+        pyo3::wrap_pyfunction!(collection_begins, py).map(|function| function.into_any().unbind())
+    })?;
+    let callbacks = py
+        .import("gc")?
+        .getattr("callbacks")?
+        .cast_into::<PyList>()?;
+    if !callbacks.contains(watcher)? {
+        callbacks.insert(0, watcher)?;
+    }
+    Ok(())
+}
+
+/// An entry of `gc.callbacks`.
+#[pyfunction]
+fn collection_begins(phase: &str, _info: &Bound<'_, PyAny>) {
+    if phase == "start" {
+        // Ordering: Relaxed, because a thread acts only on what it stored itself.
+        COLLECTOR.store(this_thread(), Ordering::Relaxed);
+    }
+}
+
+/// Whether this thread holds the lock of a module that is being imported, where it must not run other
+/// tasks: the lock belongs to the thread, so another task would pass it and see half a module.
+///
+/// `importlib` forgets a module's lock when the import ends. So almost always this is the length of an
+/// empty `dict`, and the answer is exact: a module executed without a lock (`runpy`, a bare
+/// `Loader.exec_module`) is no import to anybody else. It runs Python code only where modules are being
+/// imported now.
+pub fn is_importing_here(py: Python<'_>) -> PyResult<bool> {
+    let locks = MODULE_LOCKS.get_or_try_init(py, || {
+        let bootstrap = py.import("_frozen_importlib")?;
+        PyResult::Ok(
+            bootstrap
+                .getattr("_module_locks")?
+                .cast_into::<PyDict>()?
+                .unbind(),
+        )
+    })?;
+    let locks = locks.bind(py);
+    if locks.is_empty() {
+        return Ok(false);
+    }
+    // A copy, because an import that ends on another thread takes its entry out meanwhile.
+    for reference in locks.values() {
+        let lock = reference.call0()?;
+        // `None` is a lock that went meanwhile; an owner of `None` is a lock that nobody holds.
+        let Ok(owner) = lock.getattr("owner") else {
+            continue;
+        };
+        if !owner.is_none() && owner.extract::<usize>()? == this_thread() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether [`DeferredHold`] knows the frames of the running interpreter. Where not, fibers stay off: wheels
+/// are built for 3.14, and a patch release is free to move what is in a frame.
+pub fn frames_match(_py: Python<'_>) -> bool {
+    #[cfg(Py_GIL_DISABLED)]
+    {
+        // SAFETY: it reads constants that the interpreter publishes.
+        unsafe { shim::penstock_frames_match() != 0 }
+    }
+    #[cfg(not(Py_GIL_DISABLED))]
+    true
+}
+
+/// The switch must not happen now: the call has to block its thread.
+#[derive(Debug)]
+pub struct CannotSwitch;
+
+/// The strong references of a fiber to what only its stack refers to, and what the collector of a free-threaded
+/// build would therefore take from under it (`interpreter.c` has the argument). With the GIL the stack's
+/// references are counted, and this is nothing.
+///
+/// It belongs in the fiber's record on the heap. The order is: [`hold`](Self::hold), switch away, be switched
+/// back to; then [`release`](Self::release) at once, or as late as the fiber's next park, its task's end
+/// or a collection that this thread begins, whichever is first. Late is cheaper: a task that waits at one spot
+/// again and again then writes no count at all.
+///
+/// A hub, and whoever else switches away with Python frames below, needs one too: its frames are as
+/// invisible meanwhile as those of a fiber.
+///
+/// # Invariants
+/// While its fiber is parked it holds what the fiber's frames refer to, and nobody changes it.
+#[derive(Debug)]
+pub struct DeferredHold {
+    /// Null until the first park. Written by the fiber's thread only.
+    #[cfg(Py_GIL_DISABLED)]
+    block: *mut shim::Hold,
+}
+
+impl DeferredHold {
+    pub const fn new() -> Self {
+        Self {
+            #[cfg(Py_GIL_DISABLED)]
+            block: std::ptr::null_mut(),
+        }
+    }
+
+    /// Holds what the frames of the running greenlet refer to, and no more of what it held before.
+    ///
+    /// On an error it holds nothing. No Python code may run between this and the switch.
+    #[cfg_attr(
+        not(Py_GIL_DISABLED),
+        expect(
+            clippy::unused_self,
+            clippy::unnecessary_wraps,
+            reason = "only without the GIL"
+        )
+    )]
+    pub fn hold(&mut self, _py: Python<'_>) -> Result<(), CannotSwitch> {
+        #[cfg(Py_GIL_DISABLED)]
+        // SAFETY: `_py` proves that the thread state is attached; `block` is null or came from this function.
+        if unsafe { shim::penstock_hold_deferred(&raw mut self.block) } < 0 {
+            return Err(CannotSwitch);
+        }
+        Ok(())
+    }
+
+    /// Holds nothing any more; keeps the memory for the next park.
+    #[cfg_attr(
+        not(Py_GIL_DISABLED),
+        expect(clippy::unused_self, reason = "only without the GIL")
+    )]
+    pub fn release(&mut self, _py: Python<'_>) {
+        #[cfg(Py_GIL_DISABLED)]
+        // SAFETY: `_py` proves that the thread state is attached; `block` is null or from `hold`.
+        unsafe {
+            shim::penstock_drop_deferred(self.block);
+        }
+    }
+}
+
+/// Gives the memory back. What is still held then stays alive for good, as a fiber that is dropped while it is
+/// parked is leaked with its stack: here may be no thread state to let go of objects with.
+#[cfg(Py_GIL_DISABLED)]
+impl Drop for DeferredHold {
+    fn drop(&mut self) {
+        // SAFETY: `block` is null or from `hold`, and nothing has it after this.
+        unsafe { shim::penstock_free_hold(self.block) }
+    }
+}
+
+/// What `threading.get_ident()` gives here.
+fn this_thread() -> usize {
+    // SAFETY: it has no precondition.
+    unsafe { shim::penstock_this_thread() }
+}
+
+/// What can be told of a callable at a glance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FunctionKind {
+    Plain,
+    Coroutine,
+    /// `inspect.iscoroutinefunction` has to say.
+    Unknown,
+}
+
+/// Whether `callable` is a plain or an `async def` function.
+#[inline]
+pub fn function_kind(_py: Python<'_>, callable: *mut PyObject) -> FunctionKind {
+    // SAFETY: `_py` proves that the thread state is attached, and an argument is alive.
+    match unsafe { shim::penstock_function_kind(callable) } {
+        0 => FunctionKind::Plain,
+        1 => FunctionKind::Coroutine,
+        _ => FunctionKind::Unknown,
+    }
+}
+
+/// Whether this thread is inside code of the `logging` package, whose handlers' locks belong to the thread: another
+/// task on it would pass them and write into the middle of a record.
+pub fn is_logging_here(py: Python<'_>) -> PyResult<bool> {
+    static LOGGING_FILE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let file = if let Some(file) = LOGGING_FILE.get(py) {
+        file
+    } else {
+        let Some(logging) = imported(py, intern!(py, "logging"))? else {
+            return Ok(false);
+        };
+        // It is being imported, or is no more what it was: then there is no handler yet.
+        let Ok(handle) = logging
+            .getattr("Handler")
+            .and_then(|class| class.getattr("handle"))
+        else {
+            return Ok(false);
+        };
+        let file = handle.getattr("__code__")?.getattr("co_filename")?.unbind();
+        LOGGING_FILE.get_or_init(py, || file)
+    };
+    // SAFETY: `py` proves that the thread state is attached, and the string is kept alive above.
+    Ok(unsafe { shim::penstock_runs_in_file(file.as_ptr()) } != 0)
+}
+
+/// The module of this name if anybody has imported it: a look into `sys.modules`, no import.
+pub fn imported<'py>(
+    py: Python<'py>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let modules = MODULES.get_or_try_init(py, || {
+        let modules = py.import("sys")?.getattr("modules")?;
+        PyResult::Ok(modules.cast_into::<PyDict>()?.unbind())
+    })?;
+    modules.bind(py).get_item(name)
+}

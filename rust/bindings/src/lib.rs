@@ -1,0 +1,67 @@
+//! The compiled module `penstock._core`: the list of what Python sees.
+//!
+//! It converts, calls the core and converts back; it holds no algorithm.
+
+mod boundary;
+mod callback;
+mod caller;
+mod channel;
+mod context;
+mod convert;
+mod error;
+mod fiber;
+mod hot;
+mod interpreter;
+mod interrupt;
+mod memory;
+mod object;
+mod operation;
+mod runtime;
+mod task;
+mod topology;
+
+use pyo3::{ffi, prelude::*, types::PyType};
+
+/// `Class[item]` at run time.
+fn generic_alias(class: &Bound<'_, PyType>, item: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    // SAFETY: both are alive; the result is a new reference.
+    unsafe {
+        let alias = ffi::Py_GenericAlias(class.as_ptr(), item.as_ptr());
+        Bound::from_owned_ptr_or_err(class.py(), alias).map(Bound::unbind)
+    }
+}
+
+#[pymodule(gil_used = false)]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::{
+        caller::CallerObject,
+        channel::ChannelObject,
+        memory::{Buffer, BufferPool, BufferStats},
+        runtime::{
+            _after_fork_in_child, _at_exit, _configure, _frames_match, _runtime_stats,
+            _uses_fibers, build_profile,
+        },
+        task::TaskObject,
+        topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
+    };
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        crate::error::load(py)?;
+        crate::fiber::load(py)?;
+        crate::operation::load(py)?;
+        crate::interpreter::watch_collections(py)?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        crate::memory::add(py)?;
+        crate::hot::add_functions(module, &crate::task::FUNCTIONS)?;
+        crate::hot::add_functions(module, &crate::runtime::FUNCTIONS)?;
+        crate::hot::add_methods(&py.get_type::<TaskObject>(), &crate::task::METHODS)?;
+        crate::hot::add_methods(&py.get_type::<ChannelObject>(), &crate::channel::METHODS)?;
+        // PyO3 lists what it exported itself; the package's own `__all__` says what is public.
+        module.dict().del_item("__all__")
+    }
+}

@@ -1,0 +1,734 @@
+//! What `async def` tasks await: one operation each, in one object.
+//!
+//! An operation tries on its first step. If it has to wait it arms its task's waiter, leaves an entry, and
+//! gives a marker up to the task, which then parks by returning. Whoever claims the waiter queues the task,
+//! and the next step finishes the operation.
+//!
+//! The class is made by hand, because the slot that passes a result without a `StopIteration` (`am_send`)
+//! is not to be had otherwise.
+
+use std::{
+    ffi::{c_int, c_void},
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicPtr, Ordering},
+    },
+    time::Instant,
+};
+
+use penstock_core::{
+    channel::{BeginRecv, BeginSend, RecvError, SendError, TryRecvError, TrySendError},
+    task::BeginJoin,
+    wait::{Entry, Epoch, Outcome},
+};
+use pyo3::{
+    exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError},
+    ffi::{self, PySendResult},
+    prelude::*,
+    sync::PyOnceLock,
+};
+
+use crate::{
+    boundary::{raise_interrupt, running_task},
+    channel::ChannelObject,
+    convert::Patience,
+    error::{Failure, Raised, raise},
+    object::Object,
+    task::{Kind, Take, TaskObject},
+};
+
+/// What is awaited.
+enum What {
+    Send(Option<Object>),
+    /// Raises `ChannelClosed` at the end, or ends an `async for`.
+    Recv {
+        iterates: bool,
+    },
+    Join(Take),
+    Sleep,
+    Yield,
+}
+
+enum State {
+    New,
+    /// Its task is parked in it.
+    Waiting(Wait),
+    /// Its task gave up its turn, and is queued again by its own step.
+    Yielded,
+    /// An asyncio coroutine awaits it, by way of this iterator of a future.
+    Delegated(Object),
+    Over,
+}
+
+struct Wait {
+    epoch: Epoch,
+    entry: LeftEntry,
+}
+
+/// How the second try went, the one that leaves an entry.
+enum Begun {
+    /// A new reference to the result.
+    Done(*mut ffi::PyObject),
+    Waiting(Wait),
+}
+
+enum LeftEntry {
+    Value(Arc<Entry<Object>>),
+    Join(Arc<Entry<()>>),
+    None,
+}
+
+/// The Rust part of the object.
+struct Operation {
+    what: What,
+    /// The channel or the task; null for a sleep.
+    subject: *mut ffi::PyObject,
+    patience: Patience,
+    state: State,
+    /// The task that awaits, borrowed: it is alive while it does.
+    task: *const TaskObject,
+}
+
+#[repr(C)]
+struct OperationObject {
+    head: ffi::PyObject,
+    operation: Operation,
+}
+
+static CLASS: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(ptr::null_mut());
+/// Says "parked" to the task.
+static PARKED: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
+/// Says "queue me again" to the task.
+static YIELDED: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether a coroutine gave this up because one of our operations told it to.
+#[inline]
+pub fn is_marker(object: *mut ffi::PyObject) -> bool {
+    // Ordering: Relaxed throughout, written during the module's import.
+    object == PARKED.load(Ordering::Relaxed) || is_yield_marker(object)
+}
+
+#[inline]
+pub fn is_yield_marker(object: *mut ffi::PyObject) -> bool {
+    object == YIELDED.load(Ordering::Relaxed)
+}
+
+/// Makes the class and the markers. Called once, by the module's import.
+pub fn load(py: Python<'_>) -> PyResult<()> {
+    fn slot(number: c_int, function: *mut c_void) -> ffi::PyType_Slot {
+        ffi::PyType_Slot {
+            slot: number,
+            pfunc: function,
+        }
+    }
+    let mut slots = [
+        slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
+        slot(ffi::Py_tp_traverse, traverse as *mut c_void),
+        slot(ffi::Py_tp_clear, clear as *mut c_void),
+        slot(ffi::Py_tp_iter, ffi::PyObject_SelfIter as *mut c_void),
+        slot(ffi::Py_tp_iternext, next as *mut c_void),
+        slot(ffi::Py_am_await, ffi::PyObject_SelfIter as *mut c_void),
+        slot(ffi::Py_am_send, send as *mut c_void),
+        slot(0, ptr::null_mut()),
+    ];
+    let mut spec = ffi::PyType_Spec {
+        name: c"penstock._core._Operation".as_ptr(),
+        basicsize: c_int::try_from(size_of::<OperationObject>()).expect("a small struct"),
+        itemsize: 0,
+        flags: u32::try_from(
+            ffi::Py_TPFLAGS_DEFAULT
+                | ffi::Py_TPFLAGS_HAVE_GC
+                | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION,
+        )
+        .expect("flags are 32 bits"),
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: the spec is complete, and CPython copies what it needs.
+    let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec))? };
+    // Ordering: Relaxed, during the import.
+    CLASS.store(class.into_ptr().cast(), Ordering::Relaxed);
+    let object = py.import("builtins")?.getattr("object")?;
+    PARKED.store(object.call0()?.into_ptr(), Ordering::Relaxed);
+    YIELDED.store(object.call0()?.into_ptr(), Ordering::Relaxed);
+    Ok(())
+}
+
+/// Makes an operation; null with an exception set if there is no memory.
+///
+/// # Safety
+/// Attached; `subject` is null or alive.
+unsafe fn new(what: What, subject: *mut ffi::PyObject, patience: Patience) -> *mut ffi::PyObject {
+    // SAFETY: the class is ours; what it allocates has our size and is not yet tracked.
+    unsafe {
+        let class = CLASS.load(Ordering::Relaxed); // Ordering: Relaxed, see `load`.
+        let object = ffi::PyType_GenericAlloc(class, 0).cast::<OperationObject>();
+        if object.is_null() {
+            return ptr::null_mut();
+        }
+        ffi::Py_XINCREF(subject);
+        (&raw mut (*object).operation).write(Operation {
+            what,
+            subject,
+            patience,
+            state: State::New,
+            task: ptr::null(),
+        });
+        object.cast()
+    }
+}
+
+/// `await task`, and its kin.
+pub fn join(task: &Bound<'_, TaskObject>, take: Take, patience: Patience) -> PyResult<Py<PyAny>> {
+    let py = task.py();
+    // SAFETY: attached, and the task is alive.
+    unsafe {
+        let object = new(What::Join(take), task.as_ptr(), patience);
+        Bound::from_owned_ptr_or_err(py, object).map(Bound::unbind)
+    }
+}
+
+/// `channel.asend(value)`.
+///
+/// # Safety
+/// Attached; both are alive.
+pub unsafe fn new_send(
+    channel: *mut ffi::PyObject,
+    value: *mut ffi::PyObject,
+    patience: Patience,
+) -> *mut ffi::PyObject {
+    // SAFETY: alive, by the caller's promise.
+    unsafe { new(What::Send(Some(Object::new(value))), channel, patience) }
+}
+
+/// `channel.arecv()`.
+///
+/// # Safety
+/// Attached; the channel is alive.
+pub unsafe fn new_recv(channel: *mut ffi::PyObject, patience: Patience) -> *mut ffi::PyObject {
+    // SAFETY: alive, by the caller's promise.
+    unsafe { new(What::Recv { iterates: false }, channel, patience) }
+}
+
+/// A step of `async for value in channel`.
+///
+/// # Safety
+/// Attached; the channel is alive.
+pub unsafe fn new_next(channel: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: alive, by the caller's promise.
+    unsafe { new(What::Recv { iterates: true }, channel, Patience::Forever) }
+}
+
+/// `asleep(seconds)`; for no time at all it gives up the turn.
+pub fn new_sleep(patience: Patience) -> *mut ffi::PyObject {
+    let what = if patience == Patience::None {
+        What::Yield
+    } else {
+        What::Sleep
+    };
+    // SAFETY: attached, as every caller is.
+    unsafe { new(what, ptr::null_mut(), patience) }
+}
+
+/// A coroutine task awaits something that is not ours: raises in it, and steps it on.
+///
+/// # Safety
+/// In the task's step, attached; `result` is what it gave up, a strong reference.
+pub unsafe fn refuse_foreign(
+    py: Python<'_>,
+    coroutine: *mut ffi::PyObject,
+    result: &mut *mut ffi::PyObject,
+) -> PySendResult {
+    // SAFETY: ours, by the caller's promise.
+    let foreign = unsafe { Bound::from_owned_ptr(py, std::mem::replace(result, ptr::null_mut())) };
+    // SAFETY: alive, the task owns it.
+    let coroutine = unsafe { Bound::from_borrowed_ptr(py, coroutine) };
+    let shown = foreign
+        .get_type()
+        .fully_qualified_name()
+        .map_or_else(|_| "an object".to_owned(), |name| name.to_string());
+    let message = format!(
+        "an async penstock task can only await penstock's own operations, and this gave up {shown}: an event \
+         loop's futures need that loop; run the code there (asyncio.run in a task of its own)"
+    );
+    // The class, not an instance: throw() makes one at the very `await`.
+    let thrown = coroutine.call_method1("throw", (PyTypeError::new_err(message).into_value(py),));
+    match thrown {
+        Ok(next) => {
+            *result = next.into_ptr();
+            PySendResult::PYGEN_NEXT
+        }
+        Err(error) if error.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) => {
+            match error.value(py).getattr("value") {
+                Ok(value) => {
+                    *result = value.into_ptr();
+                    PySendResult::PYGEN_RETURN
+                }
+                Err(error) => {
+                    error.restore(py);
+                    PySendResult::PYGEN_ERROR
+                }
+            }
+        }
+        Err(error) => {
+            error.restore(py);
+            PySendResult::PYGEN_ERROR
+        }
+    }
+}
+
+// ---- steps ----
+
+enum Step {
+    /// A new reference.
+    Return(*mut ffi::PyObject),
+    /// A new reference.
+    GiveUp(*mut ffi::PyObject),
+}
+
+fn marker(which: &AtomicPtr<ffi::PyObject>) -> Step {
+    // SAFETY: made at import, never freed; attached.
+    Step::GiveUp(unsafe { ffi::Py_NewRef(which.load(Ordering::Relaxed)) }) // Ordering: Relaxed, see `load`.
+}
+
+impl Operation {
+    /// # Safety
+    /// Attached, in the step of whoever awaits it.
+    unsafe fn step(
+        &mut self,
+        py: Python<'_>,
+        argument: *mut ffi::PyObject,
+    ) -> Result<Step, Raised> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            // SAFETY: as for this function.
+            State::New => unsafe { self.start(py) },
+            State::Waiting(wait) => {
+                // SAFETY: the task is in its step, so it is alive.
+                let outcome = unsafe { (*self.task).core().waiter().outcome(wait.epoch) };
+                if let Some(outcome) = outcome {
+                    self.finish(py, &wait, outcome)
+                } else {
+                    // Stepped by somebody else than its task.
+                    self.state = State::Waiting(wait);
+                    Ok(marker(&PARKED))
+                }
+            }
+            State::Yielded => Ok(Step::Return(py.None().into_ptr())),
+            // SAFETY: as for this function.
+            State::Delegated(iterator) => unsafe { self.delegate(py, iterator, argument) },
+            State::Over => Err(raise(
+                py,
+                PyRuntimeError::new_err("an operation can be awaited once"),
+            )),
+        }
+    }
+
+    /// # Safety
+    /// As for [`step`](Self::step).
+    unsafe fn start(&mut self, py: Python<'_>) -> Result<Step, Raised> {
+        if let Some(value) = self.try_now(py)? {
+            return Ok(Step::Return(value));
+        }
+        if self.patience == Patience::None && !matches!(self.what, What::Yield) {
+            return Err(self.timed_out(py));
+        }
+        let coroutine_task = running_task().filter(|(_, task, _)| {
+            // SAFETY: it runs on this stack, so it is alive.
+            unsafe { task.as_ref() }.kind() == Kind::Coroutine
+        });
+        let Some((machine, task, _)) = coroutine_task else {
+            // SAFETY: as for this function.
+            return unsafe { self.start_foreign(py) };
+        };
+        self.task = task.as_ptr();
+        // SAFETY: it runs on this stack.
+        let task = unsafe { task.as_ref() };
+        if matches!(self.what, What::Yield) {
+            if task.core().cancel_pending() || task.interrupts().pending() {
+                return Err(raise_interrupt(py, Some(task.core()), task.interrupts()));
+            }
+            self.state = State::Yielded;
+            return Ok(marker(&YIELDED));
+        }
+        let wait = match self.begin(py, task)? {
+            Begun::Done(value) => return Ok(Step::Return(value)),
+            Begun::Waiting(wait) => wait,
+        };
+        let interrupted = task.core().cancel_pending() || task.interrupts().pending();
+        if interrupted
+            && task
+                .core()
+                .waiter()
+                .disarm(wait.epoch, Outcome::Interrupted)
+        {
+            return self.finish(py, &wait, Outcome::Interrupted);
+        }
+        if let Some(deadline) = self.patience.deadline() {
+            machine
+                .scheduler
+                .set_timer(deadline, task.waiter_ref(), wait.epoch);
+        }
+        self.state = State::Waiting(wait);
+        Ok(marker(&PARKED))
+    }
+
+    /// The channel of a send or a receive. Not tied to the borrow of `self`: the object outlives each step.
+    fn channel<'a>(&self) -> &'a ChannelObject {
+        // SAFETY: a send or a receive has a channel, which it keeps alive.
+        unsafe { ChannelObject::from_object(self.subject) }
+    }
+
+    /// The task of a join, as above.
+    fn joined<'a>(&self) -> &'a TaskObject {
+        // SAFETY: a join has a task, which it keeps alive.
+        unsafe { TaskObject::from_object(self.subject) }
+    }
+
+    /// Does it at once if it can; gives a new reference.
+    fn try_now(&mut self, py: Python<'_>) -> Result<Option<*mut ffi::PyObject>, Raised> {
+        let none = || py.None().into_ptr();
+        let subject = self.subject;
+        match &mut self.what {
+            What::Send(value) => {
+                // SAFETY: a send has a channel, which it keeps alive.
+                let channel = unsafe { ChannelObject::from_object(subject) };
+                let Some(sent) = value.take() else {
+                    return Ok(Some(none()));
+                };
+                match channel.core().try_send(sent) {
+                    Ok(()) => Ok(Some(none())),
+                    Err(TrySendError::Full(back)) => {
+                        *value = Some(back);
+                        Ok(None)
+                    }
+                    Err(TrySendError::Closed(_)) => Err(self.closed(py)),
+                }
+            }
+            What::Recv { .. } => match self.channel().core().try_recv() {
+                Ok(value) => Ok(Some(value.into_ptr())),
+                Err(TryRecvError::Empty) => Ok(None),
+                Err(TryRecvError::Closed) => Err(self.closed(py)),
+            },
+            What::Join(take) => {
+                let take = *take;
+                let task = self.joined();
+                if !task.core().is_done() {
+                    return Ok(None);
+                }
+                let value = task.take(py, take);
+                if value.is_null() {
+                    Err(Raised)
+                } else {
+                    Ok(Some(value))
+                }
+            }
+            What::Sleep | What::Yield => Ok(None),
+        }
+    }
+
+    /// Tries again, and arms the task's waiter if it has to wait.
+    fn begin(&mut self, py: Python<'_>, task: &TaskObject) -> Result<Begun, Raised> {
+        let waiter = task.waiter_ref();
+        let waiting = |epoch, entry| Ok(Begun::Waiting(Wait { epoch, entry }));
+        let none = || Ok(Begun::Done(py.None().into_ptr()));
+        let subject = self.subject;
+        match &mut self.what {
+            What::Send(value) => {
+                let Some(sent) = value.take() else {
+                    return none();
+                };
+                // SAFETY: a send has a channel, which it keeps alive.
+                let channel = unsafe { ChannelObject::from_object(subject) };
+                match channel.core().begin_send(sent, &waiter) {
+                    BeginSend::Done => none(),
+                    BeginSend::Closed(_) => Err(self.closed(py)),
+                    BeginSend::Waiting(entry) => waiting(entry.epoch, LeftEntry::Value(entry)),
+                }
+            }
+            What::Recv { .. } => match self.channel().core().begin_recv(&waiter) {
+                BeginRecv::Done(value) => Ok(Begun::Done(value.into_ptr())),
+                BeginRecv::Closed => Err(self.closed(py)),
+                BeginRecv::Waiting(entry) => waiting(entry.epoch, LeftEntry::Value(entry)),
+            },
+            What::Join(take) => {
+                // SAFETY: a join has a task, which it keeps alive.
+                let joined = unsafe { TaskObject::from_object(subject) };
+                match joined.begin_join(&waiter) {
+                    BeginJoin::Done => {
+                        let value = joined.take(py, *take);
+                        if value.is_null() {
+                            return Err(Raised);
+                        }
+                        Ok(Begun::Done(value))
+                    }
+                    BeginJoin::Waiting(entry) => waiting(entry.epoch, LeftEntry::Join(entry)),
+                }
+            }
+            What::Sleep | What::Yield => waiting(task.core().waiter().arm(), LeftEntry::None),
+        }
+    }
+
+    /// Ends a wait that had `outcome`.
+    fn finish(&mut self, py: Python<'_>, wait: &Wait, outcome: Outcome) -> Result<Step, Raised> {
+        let none = || Ok(Step::Return(py.None().into_ptr()));
+        match &wait.entry {
+            LeftEntry::Value(entry) if matches!(self.what, What::Recv { .. }) => {
+                // SAFETY: the wait has ended.
+                match unsafe { self.channel().core().finish_recv(Arc::clone(entry)) } {
+                    Ok(value) => Ok(Step::Return(value.into_ptr())),
+                    Err(RecvError::Closed) => Err(self.closed(py)),
+                    Err(RecvError::TimedOut) => Err(self.timed_out(py)),
+                    Err(RecvError::Interrupted) => Err(self.interrupted(py)),
+                }
+            }
+            LeftEntry::Value(entry) => match unsafe {
+                // SAFETY: the wait has ended.
+                self.channel().core().finish_send(Arc::clone(entry))
+            } {
+                Ok(()) => none(),
+                Err(SendError::Closed(_)) => Err(self.closed(py)),
+                Err(SendError::TimedOut(_)) => Err(self.timed_out(py)),
+                Err(SendError::Interrupted(_)) => Err(self.interrupted(py)),
+            },
+            LeftEntry::Join(entry) => {
+                self.joined().finish_join(entry);
+                match outcome {
+                    Outcome::Interrupted => Err(self.interrupted(py)),
+                    Outcome::TimedOut if !self.joined().core().is_done() => Err(self.timed_out(py)),
+                    _ => match self.try_now(py)? {
+                        Some(value) => Ok(Step::Return(value)),
+                        None => none(),
+                    },
+                }
+            }
+            LeftEntry::None => match (&self.what, outcome) {
+                (What::Yield, _) | (_, Outcome::TimedOut) => none(),
+                _ => Err(self.interrupted(py)),
+            },
+        }
+    }
+
+    fn closed(&self, py: Python<'_>) -> Raised {
+        if matches!(self.what, What::Recv { iterates: true }) {
+            return raise(py, PyStopAsyncIteration::new_err(()));
+        }
+        Failure::Closed.raise(py, "the channel is closed")
+    }
+
+    fn interrupted(&self, py: Python<'_>) -> Raised {
+        // SAFETY: the task is in its step.
+        let task = unsafe { &*self.task };
+        raise_interrupt(py, Some(task.core()), task.interrupts())
+    }
+
+    fn timed_out(&self, py: Python<'_>) -> Raised {
+        Failure::TimedOut.raise(
+            py,
+            match self.what {
+                What::Send(_) => "the channel stayed full",
+                What::Recv { .. } => "the channel stayed empty",
+                _ => "the task has not ended in time",
+            },
+        )
+    }
+
+    // ---- in an event loop ----
+
+    /// # Safety
+    /// As for [`step`](Self::step).
+    unsafe fn start_foreign(&mut self, py: Python<'_>) -> Result<Step, Raised> {
+        static AWAIT_IN_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let in_loop = || -> PyResult<Object> {
+            let function = AWAIT_IN_LOOP.get_or_try_init(py, || {
+                PyResult::Ok(py.import("penstock._loops")?.getattr("wait")?.unbind())
+            })?;
+            let (task, seconds) = match self.what {
+                // SAFETY: alive, the operation holds it.
+                What::Join(_) => (unsafe { Bound::from_borrowed_ptr(py, self.subject) }, None),
+                What::Sleep | What::Yield => (py.None().into_bound(py), Some(0.0)),
+                What::Send(_) | What::Recv { .. } => {
+                    return Err(PyRuntimeError::new_err(
+                        "a channel can be awaited in an async penstock task: start it with go(fn)",
+                    ));
+                }
+            };
+            let left = self.patience.deadline().map(|deadline| {
+                deadline
+                    .saturating_duration_since(Instant::now())
+                    .as_secs_f64()
+            });
+            let iterator = function.bind(py).call1((task, left.or(seconds)))?;
+            // SAFETY: a strong reference, given away.
+            Ok(unsafe { Object::steal(iterator.into_ptr()) })
+        };
+        let iterator = in_loop().map_err(|error| raise(py, error))?;
+        // SAFETY: as for this function.
+        unsafe { self.delegate(py, iterator, ffi::Py_None()) }
+    }
+
+    /// # Safety
+    /// As for [`step`](Self::step).
+    unsafe fn delegate(
+        &mut self,
+        py: Python<'_>,
+        iterator: Object,
+        argument: *mut ffi::PyObject,
+    ) -> Result<Step, Raised> {
+        let mut result = ptr::null_mut();
+        // SAFETY: both are alive.
+        match unsafe { ffi::PyIter_Send(iterator.as_ptr(), argument, &raw mut result) } {
+            PySendResult::PYGEN_NEXT => {
+                self.state = State::Delegated(iterator);
+                Ok(Step::GiveUp(result))
+            }
+            PySendResult::PYGEN_RETURN => {
+                // SAFETY: a strong reference.
+                drop(unsafe { Object::steal(result) });
+                match self.what {
+                    What::Join(_) => match self.try_now(py)? {
+                        Some(value) => Ok(Step::Return(value)),
+                        None => Err(self.timed_out(py)),
+                    },
+                    _ => Ok(Step::Return(py.None().into_ptr())),
+                }
+            }
+            PySendResult::PYGEN_ERROR => Err(Raised),
+        }
+    }
+
+    /// The operation is dropped, or its coroutine is closed, while it waits.
+    fn abandon(&mut self) {
+        if let State::Waiting(wait) = std::mem::replace(&mut self.state, State::Over) {
+            // SAFETY: the task outlives its coroutine, which holds this.
+            let waiter = unsafe { (*self.task).core().waiter() };
+            if !waiter.disarm(wait.epoch, Outcome::Interrupted)
+                && waiter.outcome(wait.epoch).is_none()
+            {
+                return; // claimed this moment; the entry keeps itself
+            }
+            match wait.entry {
+                LeftEntry::Value(entry) if matches!(self.what, What::Recv { .. }) => {
+                    // SAFETY: the wait has ended, or was taken back.
+                    drop(unsafe { self.channel().core().finish_recv(entry) });
+                }
+                LeftEntry::Value(entry) => {
+                    // SAFETY: the wait has ended, or was taken back.
+                    drop(unsafe { self.channel().core().finish_send(entry) });
+                }
+                LeftEntry::Join(entry) => self.joined().finish_join(&entry),
+                LeftEntry::None => {}
+            }
+        }
+    }
+}
+
+// ---- slots ----
+
+/// # Safety
+/// `object` is an operation.
+unsafe fn operation<'a>(object: *mut ffi::PyObject) -> &'a mut Operation {
+    // SAFETY: by the caller's promise.
+    unsafe { &mut (*object.cast::<OperationObject>()).operation }
+}
+
+unsafe extern "C-unwind" fn send(
+    object: *mut ffi::PyObject,
+    argument: *mut ffi::PyObject,
+    result: *mut *mut ffi::PyObject,
+) -> PySendResult {
+    // SAFETY: called by CPython on an operation, attached.
+    unsafe {
+        let py = Python::assume_attached();
+        match operation(object).step(py, argument) {
+            Ok(Step::Return(value)) => {
+                *result = value;
+                PySendResult::PYGEN_RETURN
+            }
+            Ok(Step::GiveUp(value)) => {
+                *result = value;
+                PySendResult::PYGEN_NEXT
+            }
+            Err(Raised) => {
+                *result = ptr::null_mut();
+                PySendResult::PYGEN_ERROR
+            }
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn next(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython on an operation, attached.
+    unsafe {
+        let py = Python::assume_attached();
+        match operation(object).step(py, ffi::Py_None()) {
+            Ok(Step::GiveUp(value)) => value,
+            Ok(Step::Return(value)) => {
+                if value != ffi::Py_None() {
+                    // An instance, because `PyErr_SetObject` would take a tuple for its arguments.
+                    let stop = ffi::PyObject_CallOneArg(ffi::PyExc_StopIteration, value);
+                    if !stop.is_null() {
+                        ffi::PyErr_SetObject(ffi::PyExc_StopIteration, stop);
+                        ffi::Py_DECREF(stop);
+                    }
+                }
+                ffi::Py_DECREF(value);
+                ptr::null_mut()
+            }
+            Err(Raised) => ptr::null_mut(),
+        }
+    }
+}
+
+unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    argument: *mut c_void,
+) -> c_int {
+    // SAFETY: called by the collector on an operation, with the world stopped.
+    unsafe {
+        let this = operation(object);
+        let delegate = match &this.state {
+            State::Delegated(iterator) => iterator.as_ptr(),
+            _ => ptr::null_mut(),
+        };
+        let value = match &this.what {
+            What::Send(Some(value)) => value.as_ptr(),
+            _ => ptr::null_mut(),
+        };
+        let class = ffi::Py_TYPE(object).cast();
+        for pointer in [class, this.subject, delegate, value] {
+            if !pointer.is_null() {
+                let stop = visit(pointer, argument);
+                if stop != 0 {
+                    return stop;
+                }
+            }
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
+    // SAFETY: called by the collector on an unreachable operation, attached.
+    unsafe {
+        let this = operation(object);
+        this.abandon();
+        this.what = What::Yield;
+        ffi::Py_CLEAR(&raw mut this.subject);
+    }
+    0
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: called by CPython on an operation that nobody refers to, attached.
+    unsafe {
+        ffi::PyObject_GC_UnTrack(object.cast());
+        let this = operation(object);
+        this.abandon();
+        ffi::Py_CLEAR(&raw mut this.subject);
+        ptr::drop_in_place(this);
+        let class = ffi::Py_TYPE(object);
+        ffi::PyObject_GC_Del(object.cast());
+        ffi::Py_DECREF(class.cast());
+    }
+}

@@ -1,0 +1,471 @@
+//! The default runtime: its settings, its threads, and what becomes of it in a fork and at exit.
+
+use std::{
+    ptr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering},
+    },
+    time::Instant,
+};
+
+use penstock_core::{
+    scheduler::{Config, Host, Machine, Scheduler},
+    topology::CpuBudget,
+    wait::{Outcome, fork},
+};
+use pyo3::{
+    exceptions::{PyRuntimeError, PyTypeError, PyValueError},
+    ffi,
+    prelude::*,
+    types::{PyDict, PyString},
+};
+
+use crate::{
+    boundary::{self, Caller},
+    convert::{Patience, parse, seconds},
+    error::{Raised, raise},
+    fiber,
+    hot::Definition,
+    interpreter, operation,
+};
+
+static HOST: Host = Host {
+    switch: fiber::switch,
+    new_stack: fiber::new_stack,
+    idle,
+    start_machine,
+};
+
+/// The default runtime's scheduler, or null. Written under `SETTINGS`, and in a forked child.
+static DEFAULT: AtomicPtr<Scheduler> = AtomicPtr::new(ptr::null_mut());
+/// The interpreter is about to exit.
+static OVER: AtomicBool = AtomicBool::new(false);
+/// With what status the child of a fork in a task ends.
+static CHILD_STATUS: AtomicI32 = AtomicI32::new(0);
+static SETTINGS: Mutex<Settings> = Mutex::new(Settings {
+    workers: None,
+    parking: Parking::Auto,
+});
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    workers: Option<usize>,
+    parking: Parking,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parking {
+    Auto,
+    Fiber,
+    Thread,
+}
+
+pub fn is_over() -> bool {
+    // Ordering: Relaxed, a flag that is seen soon enough.
+    OVER.load(Ordering::Relaxed)
+}
+
+pub fn over() -> PyErr {
+    PyRuntimeError::new_err("penstock has stopped: the interpreter is about to exit")
+}
+
+fn running() -> Option<&'static Scheduler> {
+    // Ordering: Acquire pairs with the Release in `default_scheduler`.
+    // SAFETY: null or leaked.
+    unsafe { DEFAULT.load(Ordering::Acquire).as_ref() }
+}
+
+/// The default runtime's scheduler, started if need be.
+#[inline]
+pub fn default_scheduler(py: Python<'_>) -> PyResult<&'static Scheduler> {
+    match running() {
+        Some(scheduler) => Ok(scheduler),
+        None => start(py),
+    }
+}
+
+#[cold]
+fn start(py: Python<'_>) -> PyResult<&'static Scheduler> {
+    if is_over() {
+        return Err(over());
+    }
+    let workers_from_environment = workers_from_environment()?;
+    // Before the lock, because it runs Python code.
+    let fibers_work = py
+        .import("penstock._parking")?
+        .getattr("fibers_work")?
+        .call0()?
+        .is_truthy()?;
+    let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(scheduler) = running() {
+        return Ok(scheduler);
+    }
+    let exclusive = cfg!(not(Py_GIL_DISABLED));
+    let workers = settings
+        .workers
+        .or(workers_from_environment)
+        .unwrap_or_else(|| CpuBudget::detect().workers().min(MAX_WORKERS));
+    let fibers = match settings.parking {
+        Parking::Thread => false,
+        Parking::Fiber | Parking::Auto => fibers_work,
+    };
+    if settings.parking == Parking::Fiber && !fibers {
+        return Err(PyRuntimeError::new_err(
+            "parking=\"fiber\" was asked for, and fibers do not work in this interpreter",
+        ));
+    }
+    let scheduler = Scheduler::new(Config {
+        host: &HOST,
+        workers,
+        fibers,
+        exclusive,
+    });
+    // Ordering: Release publishes the scheduler to the Acquire in `running`.
+    DEFAULT.store(ptr::from_ref(scheduler).cast_mut(), Ordering::Release);
+    Ok(scheduler)
+}
+
+/// What `PENSTOCK_WORKERS` says, if it is set.
+pub fn workers_from_environment() -> PyResult<Option<usize>> {
+    let Some(value) = std::env::var_os("PENSTOCK_WORKERS") else {
+        return Ok(None);
+    };
+    match value.to_str().and_then(|text| text.parse().ok()) {
+        Some(workers) if (1..=MAX_WORKERS).contains(&workers) => Ok(Some(workers)),
+        _ => Err(PyValueError::new_err(format!(
+            "PENSTOCK_WORKERS must be a number from 1 to {MAX_WORKERS}, not \"{}\"",
+            value.display()
+        ))),
+    }
+}
+
+pub const MAX_WORKERS: usize = 4096;
+
+// ---- the host table ----
+
+/// The host's `idle`.
+///
+/// # Safety
+/// See `Host::idle`.
+unsafe fn idle(machine: &'static Machine, deadline: Option<Instant>) {
+    // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
+    unsafe {
+        let state = ffi::PyEval_SaveThread();
+        machine.sleep(deadline);
+        ffi::PyEval_RestoreThread(state);
+    }
+}
+
+/// The host's `start_machine`: a daemon `threading.Thread`, so that tracing, debuggers and `faulthandler` see it.
+fn start_machine(machine: &'static Machine) -> bool {
+    // SAFETY: the scheduler starts machines from attached threads only.
+    let py = unsafe { Python::assume_attached() };
+    let start = || -> PyResult<()> {
+        let module = py.import("penstock._core")?;
+        let kwargs = PyDict::new(py);
+        kwargs.set_item("target", module.getattr("_machine_main")?)?;
+        kwargs.set_item("args", (ptr::from_ref(machine) as usize,))?;
+        kwargs.set_item("name", format!("penstock-{}", machine.id))?;
+        kwargs.set_item("daemon", true)?;
+        py.import("threading")?
+            .getattr("Thread")?
+            .call((), Some(&kwargs))?
+            .call_method0("start")?;
+        Ok(())
+    };
+    match start() {
+        Ok(()) => true,
+        Err(error) => {
+            if !is_over() {
+                error.write_unraisable(py, None);
+            }
+            false
+        }
+    }
+}
+
+/// The target of a machine's thread.
+unsafe extern "C-unwind" fn machine_main(
+    _: *mut ffi::PyObject,
+    machine: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by `start_machine`'s thread with the address of a leaked machine.
+    unsafe {
+        let machine = ffi::PyLong_AsVoidPtr(machine).cast::<Machine>();
+        fiber::run_machine(&*machine);
+        ffi::Py_NewRef(ffi::Py_None())
+    }
+}
+
+// ---- sleeping ----
+
+/// `sleep(seconds)`.
+unsafe extern "C-unwind" fn sleep(
+    _: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython, attached, with the arguments of a vectorcall.
+    unsafe {
+        let py = Python::assume_attached();
+        let slept = parse(py, "sleep", ["seconds"], 1, arguments, count, keywords)
+            .and_then(|[time]| sleep_time(py, time))
+            .and_then(|patience| match patience {
+                Patience::None => give_up_turn(py, "penstock.sleep()", "await penstock.asleep()"),
+                _ => sleep_until(py, patience.deadline()),
+            });
+        match slept {
+            Ok(()) => ffi::Py_NewRef(ffi::Py_None()),
+            Err(Raised) => ptr::null_mut(),
+        }
+    }
+}
+
+fn sleep_time(py: Python<'_>, time: *mut ffi::PyObject) -> Result<Patience, Raised> {
+    // SAFETY: an argument is alive.
+    let time = unsafe { Bound::ref_from_ptr(py, &time) };
+    match seconds(time, "seconds", "a number >= 0") {
+        Ok(Some(time)) if time.is_zero() => Ok(Patience::None),
+        Ok(Some(time)) => Ok(Instant::now()
+            .checked_add(time)
+            .map_or(Patience::Forever, Patience::Until)),
+        Ok(None) => Ok(Patience::Forever),
+        Err(error) => Err(raise(py, error)),
+    }
+}
+
+/// # Safety
+/// In a raw entry, with nothing that has a destructor alive.
+unsafe fn sleep_until(py: Python<'_>, deadline: Option<Instant>) -> Result<(), Raised> {
+    let caller = Caller::here(py, "penstock.sleep()", "await penstock.asleep()")?;
+    let epoch = caller.waiter_ref().arm();
+    // SAFETY: the caller's promise.
+    let ended = unsafe { caller.wait(epoch, deadline) };
+    caller.done(py);
+    match ended? {
+        Outcome::Interrupted => Err(caller.raise_interrupt(py)),
+        _ => Ok(()),
+    }
+}
+
+/// # Safety
+/// In a raw entry, with nothing that has a destructor alive.
+unsafe fn give_up_turn(
+    py: Python<'_>,
+    call: &'static str,
+    awaitable: &'static str,
+) -> Result<(), Raised> {
+    let caller = Caller::here(py, call, awaitable)?;
+    // SAFETY: the caller's promise.
+    let yielded = unsafe { caller.give_up_turn() };
+    caller.done(py);
+    yielded
+}
+
+/// `yield_now()`.
+unsafe extern "C-unwind" fn yield_now(
+    _: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython, attached.
+    unsafe {
+        let py = Python::assume_attached();
+        match give_up_turn(py, "penstock.yield_now()", "await penstock.asleep(0)") {
+            Ok(()) => ffi::Py_NewRef(ffi::Py_None()),
+            Err(Raised) => ptr::null_mut(),
+        }
+    }
+}
+
+/// `asleep(seconds)`.
+unsafe extern "C-unwind" fn asleep(
+    _: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython, attached, with the arguments of a vectorcall.
+    unsafe {
+        let py = Python::assume_attached();
+        let time = parse(py, "asleep", ["seconds"], 1, arguments, count, keywords)
+            .and_then(|[time]| sleep_time(py, time));
+        match time {
+            Ok(patience) => operation::new_sleep(patience),
+            Err(Raised) => ptr::null_mut(),
+        }
+    }
+}
+
+pub static FUNCTIONS: [Definition; 4] = [
+    Definition::fast(
+        c"sleep",
+        sleep,
+        c"sleep(seconds)\n--\n\n\
+Wait for ``seconds``: parks a task, blocks a thread.\n\n\
+``sleep(0)`` gives up the turn as `yield_now` does. A cancelled task wakes at once.\n\n\
+Raises:\n    Cancelled: the task was cancelled.\n    ValueError: ``seconds`` is negative.\n\n\
+>>> import penstock\n>>> penstock.sleep(0.001)\n",
+    ),
+    Definition::no_args(
+        c"yield_now",
+        yield_now,
+        c"yield_now()\n--\n\n\
+Let other tasks run first; in a thread, other threads.\n\n\
+Raises:\n    Cancelled: the task was cancelled.\n\n\
+>>> import penstock\n>>> penstock.yield_now()\n",
+    ),
+    Definition::fast(
+        c"asleep",
+        asleep,
+        c"asleep(seconds)\n--\n\n\
+The awaitable form of `sleep`; ``await asleep(0)`` that of `yield_now`.\n\n\
+>>> import penstock\n>>> async def nap() -> str:\n...     await penstock.asleep(0.001)\n...     return \"rested\"\n\
+>>> penstock.go(nap).result()\n'rested'\n",
+    ),
+    Definition::one_arg(
+        c"_machine_main",
+        machine_main,
+        c"_machine_main(address, /)\n--\n\nThe body of a runtime thread.",
+    ),
+];
+
+// ---- settings and figures ----
+
+/// Sets up the default runtime; called before its first use.
+#[pyfunction]
+#[pyo3(signature = (workers=None, parking=None))]
+pub fn _configure(
+    workers: Option<&Bound<'_, PyAny>>,
+    parking: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let refuse = |name: &str, value: &Bound<'_, PyAny>, allowed: &str| -> PyResult<String> {
+        Ok(format!("{name} must be {allowed}, not {}", value.repr()?))
+    };
+    let mut new = Settings {
+        workers: None,
+        parking: Parking::Auto,
+    };
+    if let Some(value) = workers {
+        let allowed = format!("None or an int from 1 to {MAX_WORKERS}");
+        // SAFETY: alive, and attached.
+        if unsafe { ffi::PyIndex_Check(value.as_ptr()) } == 0 {
+            return Err(PyTypeError::new_err(refuse("workers", value, &allowed)?));
+        }
+        match value.extract::<usize>() {
+            Ok(count) if (1..=MAX_WORKERS).contains(&count) => new.workers = Some(count),
+            _ => return Err(PyValueError::new_err(refuse("workers", value, &allowed)?)),
+        }
+    }
+    if let Some(value) = parking {
+        let allowed = "\"auto\", \"fiber\" or \"thread\"";
+        let Ok(text) = value.cast::<PyString>() else {
+            return Err(PyTypeError::new_err(refuse("parking", value, allowed)?));
+        };
+        new.parking = match text.to_str()? {
+            "auto" => Parking::Auto,
+            "fiber" => Parking::Fiber,
+            "thread" => Parking::Thread,
+            _ => return Err(PyValueError::new_err(refuse("parking", value, allowed)?)),
+        };
+    }
+    let mut settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    if running().is_some() {
+        return Err(PyRuntimeError::new_err(
+            "configure() has to come before the first use of the default runtime",
+        ));
+    }
+    *settings = new;
+    Ok(())
+}
+
+/// The default runtime's figures: workers, then the counts in the order of `RuntimeStats`.
+#[pyfunction]
+pub fn _runtime_stats(py: Python<'_>) -> PyResult<(usize, [u64; 9])> {
+    let scheduler = default_scheduler(py)?;
+    let totals = scheduler.totals();
+    let live = totals.spawned.saturating_sub(totals.finished);
+    Ok((
+        scheduler.workers(),
+        [
+            totals.started,
+            totals.finished,
+            live,
+            totals.parks,
+            totals.wakes,
+            totals.steals,
+            0,
+            totals.handoffs,
+            totals.threads,
+        ],
+    ))
+}
+
+/// Whether plain tasks of the default runtime park as fibers.
+#[pyfunction]
+pub fn _uses_fibers(py: Python<'_>) -> PyResult<bool> {
+    Ok(default_scheduler(py)?.fibers())
+}
+
+/// How this module was compiled: "release" or "debug".
+#[pyfunction]
+pub fn build_profile() -> &'static str {
+    if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    }
+}
+
+/// Whether a parked fiber's frames can be read in this interpreter.
+#[pyfunction]
+pub fn _frames_match(py: Python<'_>) -> bool {
+    interpreter::frames_match(py)
+}
+
+// ---- the end of things ----
+
+/// Runs before `threading` joins its threads at exit.
+#[pyfunction]
+pub fn _at_exit() {
+    // Ordering: Relaxed, a flag that is seen soon enough.
+    OVER.store(true, Ordering::Relaxed);
+    if let Some(scheduler) = running() {
+        scheduler.stop();
+    }
+}
+
+/// Runs in a forked child, on its only thread, before anything else of ours.
+#[pyfunction]
+pub fn _after_fork_in_child() {
+    fork::entered_child();
+    Machine::forget_current();
+    boundary::forget_thread();
+    // Ordering: Relaxed, the process has a single thread.
+    DEFAULT.store(ptr::null_mut(), Ordering::Relaxed);
+    OVER.store(false, Ordering::Relaxed);
+    SETTINGS.clear_poison();
+}
+
+/// The task that forked has ended in the child, where it was an ordinary call of the main thread: with `result`, or
+/// with the exception that is set, which decides how the process ends.
+///
+/// # Safety
+/// Attached; `result` is null or a strong reference, given away here.
+pub unsafe fn note_child_end(result: *mut ffi::PyObject) {
+    // SAFETY: attached.
+    unsafe {
+        if result.is_null() {
+            ffi::PyErr_Print(); // exits at once on SystemExit
+            CHILD_STATUS.store(1, Ordering::Relaxed); // Ordering: Relaxed, a single thread.
+        }
+        ffi::Py_XDECREF(result);
+    }
+}
+
+/// Ends the child of a fork in a task, as a program ends.
+pub fn end_child() {
+    // SAFETY: attached, on the child's only thread.
+    unsafe { ffi::Py_Exit(CHILD_STATUS.load(Ordering::Relaxed)) } // Ordering: Relaxed, as above.
+}
