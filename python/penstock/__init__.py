@@ -1,0 +1,51 @@
+"""A Go-grade concurrency runtime: plain functions as cheap tasks, channels, pooled buffers.
+
+How the package is laid out: `_core` is the compiled module and does the work; the modules beside it give
+it types, docstrings and the parts that are shorter in Python. This file re-exports the public names.
+"""
+
+from __future__ import annotations
+
+from penstock._core import Channel, Task, __version__, asleep, build_profile, go, sleep, yield_now
+from penstock.channel import ChannelStats
+from penstock.exceptions import Cancelled, ChannelClosed, Empty, Full, PenstockError
+from penstock.group import Group
+from penstock.memory import Buffer, BufferPool, BufferStats, buffers
+from penstock.runtime import RuntimeStats, configure, default_runtime
+from penstock.topology import CpuBudget, Node, Topology
+
+__all__ = [
+    "Buffer",
+    "BufferPool",
+    "BufferStats",
+    "Cancelled",
+    "Channel",
+    "ChannelClosed",
+    "ChannelStats",
+    "CpuBudget",
+    "Empty",
+    "Full",
+    "Group",
+    "Node",
+    "PenstockError",
+    "RuntimeStats",
+    "Task",
+    "Topology",
+    "__version__",
+    "asleep",
+    "buffers",
+    "configure",
+    "default_runtime",
+    "go",
+    "sleep",
+    "yield_now",
+]
+
+if build_profile() == "debug":
+    import warnings
+
+    warnings.warn(
+        "penstock is a debug build: correct, and many times slower than a release build",
+        RuntimeWarning,
+        stacklevel=2,
+    )
