@@ -1,0 +1,155 @@
+"""What the whole suite shares: waiting for a state, ordinary threads, and programs in a process of their own.
+
+No test sleeps in order to wait for another thread. It waits for the state it needs with ``wait_until``, under a
+limit so generous that only a hang reaches it. Anything that ends an interpreter, forks one or sends it signals runs
+through ``run_program``, so that a crash is a failed test and not the end of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+PRELUDE = textwrap.dedent(
+    '''
+    import faulthandler, os, sys, threading, time
+    faulthandler.enable()
+
+    def wait_until(condition, limit=30.0):
+        """Returns once `condition()` is true; for ordinary threads, because it blocks the thread it polls from."""
+        deadline = time.monotonic() + limit
+        pause = threading.Event()
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError("not reached within %s s: line %s" % (limit, sys._getframe(1).f_lineno))
+            pause.wait(0.001)
+    '''
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "thread_unsafe(reason): cannot run on several threads at once (read by pytest-run-parallel)",
+    )
+
+
+WaitUntil = Callable[..., None]
+
+
+def _wait_until(condition: Callable[[], object], *, limit: float = 30.0) -> None:
+    done = threading.Event()
+    for _ in range(int(limit / 0.001)):
+        if condition():
+            return
+        done.wait(0.001)
+    raise AssertionError(f"the state was not reached within {limit} s")
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> WaitUntil:
+    """``wait_until(condition, limit=30.0)`` returns once ``condition()`` is true. Not for use inside a task."""
+    return _wait_until
+
+
+class Threads:
+    """Ordinary threads of one test: started at once, joined at its end, their first error raised there."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._errors: list[BaseException] = []
+
+    def start(self, function: Callable[..., object], *args: object) -> threading.Thread:
+        def run() -> None:
+            try:
+                function(*args)
+            except BaseException as error:  # the test that owns the thread raises it
+                self._errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def join(self, limit: float = 60.0) -> None:
+        for thread in self._threads:
+            thread.join(limit)
+        stuck = [thread for thread in self._threads if thread.is_alive()]
+        self._threads.clear()
+        if self._errors:
+            raise self._errors[0]
+        assert not stuck, f"{len(stuck)} threads still run after {limit} s"
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    group = Threads()
+    yield group
+    group.join()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a program ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+RunProgram = Callable[..., Finished]
+
+
+def _run_program(
+    source: str,
+    *,
+    env: dict[str, str] | None = None,
+    returncode: int = 0,
+    stdout: str | None = None,
+    stderr: str | None = "",
+    limit: float = 60.0,
+    options: tuple[str, ...] = (),
+) -> Finished:
+    """Runs ``source`` with this interpreter and checks how it ends; ``None`` leaves an output to the caller.
+
+    The program has ``wait_until``, ``os``, ``sys``, ``threading`` and ``time`` already. A warning shows as a
+    warning of CPython's would, on standard error, and so fails a program that must keep it empty.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PENSTOCK_", "COV_", "COVERAGE_"))
+    }
+    environment.update(env or {})
+    environment.setdefault("PYTHONUNBUFFERED", "1")
+    try:
+        ended = subprocess.run(
+            [sys.executable, *options, "-c", PRELUDE + textwrap.dedent(source)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as hung:
+        pytest.fail(f"the program hung for {limit} s; stdout: {hung.stdout!r}; stderr: {hung.stderr!r}")
+    shown = f"status {ended.returncode}\n--- stdout\n{ended.stdout}\n--- stderr\n{ended.stderr}"
+    assert ended.returncode == returncode, shown
+    if stdout is not None:
+        assert ended.stdout == stdout, shown
+    if stderr is not None:
+        assert ended.stderr == stderr, shown
+    return Finished(ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.fixture(scope="session")
+def run_program() -> RunProgram:
+    """``run_program(source, env=, returncode=0, stdout=, stderr="", limit=60.0)``; see ``_run_program``."""
+    return _run_program

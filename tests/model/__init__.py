@@ -1,0 +1,1 @@
+"""Stateful tests: each compares an object with a plain model of it."""

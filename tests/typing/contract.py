@@ -1,0 +1,87 @@
+"""What a type checker must see. Never run: `mypy --strict` and pyright read it (see `test_typing.py`)."""
+
+from __future__ import annotations
+
+import functools
+from typing import assert_type
+
+from penstock import Channel, Group, RuntimeStats, Task, asleep, default_runtime, go, sleep, yield_now
+
+
+def plain(a: int, b: str = "") -> float:
+    return a + len(b)
+
+
+async def coloured(a: int) -> bytes:
+    return bytes(a)
+
+
+# go: the result type of plain callables and of coroutine functions, and the arguments checked
+
+assert_type(go(plain, 1), Task[float])
+assert_type(go(plain, 1, b="x"), Task[float])
+assert_type(go(coloured, 1), Task[bytes])
+assert_type(go(functools.partial(plain, 1)), Task[float])
+go(plain, "1")  # type: ignore[call-overload]
+go(plain)  # type: ignore[call-overload]
+go(coloured, "1")  # type: ignore[call-overload]
+go(3)  # type: ignore[call-overload]
+
+# Task
+
+task = go(plain, 1)
+assert_type(task.result(), float)
+assert_type(task.result(timeout=0.5), float)
+assert_type(task.exception(), BaseException | None)
+assert_type(task.done(), bool)
+assert_type(task.cancelled(), bool)
+assert_type(task.name, str)
+assert_type(task.id, int)
+
+
+def callback(ended: Task[float]) -> None: ...
+
+
+task.add_done_callback(callback)
+task.id = 3  # type: ignore[misc]
+
+# Channel
+
+channel = Channel[int](2, name="numbers")
+assert_type(channel.recv(), int)
+assert_type(channel.recv(timeout=1), int)
+assert_type(channel.recv_nowait(), int)
+assert_type(list(channel), list[int])
+assert_type(len(channel), int)
+assert_type(channel.capacity, int)
+assert_type(channel.closed, bool)
+assert_type(channel.stats().sent, int)
+channel.send("x")  # type: ignore[arg-type]
+channel.send_nowait("x")  # type: ignore[arg-type]
+annotated: Channel[str] = Channel()
+assert_type(annotated.recv(), str)
+
+
+async def awaits() -> None:
+    assert_type(await go(plain, 1), float)
+    assert_type(await go(coloured, 1), bytes)
+    assert_type(await go(coloured, 1).aresult(), bytes)
+    assert_type(await channel.arecv(), int)
+    assert_type([item async for item in channel], list[int])
+    await channel.asend(1)
+    await channel.asend("x")  # type: ignore[arg-type]
+    await asleep(1)
+    async with Group(limit=2) as group:
+        assert_type(group, Group)
+        assert_type(group.go(coloured, 1), Task[bytes])
+
+
+with Group() as group:
+    assert_type(group, Group)
+    assert_type(group.go(plain, 1), Task[float])
+    group.go(plain, "1")  # type: ignore[call-overload]
+
+sleep(0.5)
+yield_now()
+assert_type(default_runtime().stats(), RuntimeStats)
+assert_type(default_runtime().stats().steals, int)
