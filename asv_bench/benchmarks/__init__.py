@@ -1,0 +1,1 @@
+"""What penstock costs, each question beside the standard library's answer."""

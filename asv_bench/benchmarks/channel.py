@@ -1,0 +1,77 @@
+"""What one item through a channel costs when neither end waits, beside the queues of the standard library.
+
+Each side is a function of a count that returns the nanoseconds it took, its loop included. Methods are
+bound before the clock starts, on every side.
+"""
+
+import queue
+from collections import deque
+from time import perf_counter_ns as now
+
+
+def pairs(count, put, get):
+    """Time ``count`` times ``put(item)`` and ``get()``."""
+    item = object()
+    start = now()
+    for _ in range(count):
+        put(item)
+        get()
+    return now() - start
+
+
+def pairs_penstock(count, *, capacity=16):
+    """From inside one task, over a bounded channel."""
+    from penstock import Channel, go
+
+    channel = Channel(capacity)
+    return go(pairs, count, channel.send, channel.recv).result()
+
+
+def pairs_simple_queue(count):
+    """``queue.SimpleQueue``: unbounded, in C."""
+    fifo = queue.SimpleQueue()
+    return pairs(count, fifo.put, fifo.get)
+
+
+def pairs_queue(count):
+    """``queue.Queue``: bounded, the standard library's nearest to a channel."""
+    fifo = queue.Queue(16)
+    return pairs(count, fifo.put, fifo.get)
+
+
+def pairs_deque(count):
+    """``collections.deque``: no waiting and no closing, so no channel, but the floor of a hand-over."""
+    fifo = deque()
+    return pairs(count, fifo.append, fifo.popleft)
+
+
+def pairs_gevent(count):
+    """``gevent.queue.SimpleQueue`` inside a greenlet."""
+    import gevent
+    from gevent.queue import SimpleQueue
+
+    fifo = SimpleQueue(16)
+    return gevent.spawn(pairs, count, fifo.put, fifo.get).get()
+
+
+class Pair:
+    """Time for 100,000 pairs of send and recv by one task on a channel of capacity 16."""
+
+    params = ["penstock.Channel", "queue.SimpleQueue", "queue.Queue", "collections.deque"]
+    param_names = ("side",)
+    count = 100_000
+
+    def setup(self, side):
+        if side == "penstock.Channel":
+            from .versions import needs
+
+            needs("go", "Channel")
+        self.run = {
+            "penstock.Channel": pairs_penstock,
+            "queue.SimpleQueue": pairs_simple_queue,
+            "queue.Queue": pairs_queue,
+            "collections.deque": pairs_deque,
+        }[side]
+
+    def time_pair(self, side):
+        self.run(self.count)

@@ -1,0 +1,124 @@
+"""What a round trip between two tasks costs: two parks and two wake-ups, beside asyncio's and threads'.
+
+Each side is a function of a count that returns the nanoseconds it took, its loop included. The other end
+is started before the clock and ends by itself. Ours meet on rendezvous channels; asyncio and threads
+have none, so theirs are queues that never fill, the cheapest they offer.
+"""
+
+import asyncio
+import queue
+from threading import Thread
+from time import perf_counter_ns as now
+
+
+def ping(count, send, recv):
+    """Send and wait for the answer, ``count`` times."""
+    item = object()
+    start = now()
+    for _ in range(count):
+        send(item)
+        recv()
+    return now() - start
+
+
+def pong(count, recv, send):
+    """Send back what comes, ``count`` times."""
+    for _ in range(count):
+        send(recv())
+
+
+async def ping_async(count, send, recv):
+    """As ``ping``, awaiting both."""
+    item = object()
+    start = now()
+    for _ in range(count):
+        await send(item)
+        await recv()
+    return now() - start
+
+
+async def pong_async(count, recv, send):
+    """As ``pong``, awaiting both."""
+    for _ in range(count):
+        await send(await recv())
+
+
+def pingpong_penstock(count):
+    """Two plain tasks over two rendezvous channels."""
+    from penstock import Channel, go
+
+    there, back = Channel(0), Channel(0)
+    other = go(pong, count, there.recv, back.send)
+    elapsed = go(ping, count, there.send, back.recv).result()
+    other.result()
+    return elapsed
+
+
+def pingpong_penstock_async(count):
+    """Two ``async def`` tasks over two rendezvous channels."""
+    from penstock import Channel, go
+
+    there, back = Channel(0), Channel(0)
+    other = go(pong_async, count, there.arecv, back.asend)
+    elapsed = go(ping_async, count, there.asend, back.arecv).result()
+    other.result()
+    return elapsed
+
+
+def pingpong_asyncio(count):
+    """Two asyncio tasks over two ``asyncio.Queue``."""
+
+    async def main():
+        there, back = asyncio.Queue(), asyncio.Queue()
+        other = asyncio.ensure_future(pong_async(count, there.get, back.put))
+        elapsed = await ping_async(count, there.put, back.get)
+        await other
+        return elapsed
+
+    return asyncio.run(main())
+
+
+def pingpong_threads(count, make=queue.SimpleQueue):
+    """Two threads over two queues."""
+    there, back = make(), make()
+    other = Thread(target=pong, args=(count, there.get, back.put))
+    other.start()
+    elapsed = ping(count, there.put, back.get)
+    other.join()
+    return elapsed
+
+
+def pingpong_gevent(count):
+    """Two greenlets over two rendezvous channels of gevent's."""
+    import gevent
+    from gevent.queue import Channel
+
+    there, back = Channel(), Channel()
+    other = gevent.spawn(pong, count, there.get, back.put)
+    elapsed = gevent.spawn(ping, count, there.put, back.get).get()
+    other.join()
+    return elapsed
+
+
+class RoundTrip:
+    """Time for 5,000 round trips between two tasks."""
+
+    params = ["plain tasks", "async def tasks", "asyncio.Queue", "threads, SimpleQueue"]
+    param_names = ("side",)
+    count = 5_000
+    number = 1
+
+    def setup(self, side):
+        if side in {"plain tasks", "async def tasks"}:
+            from .versions import needs
+
+            needs("go", "Channel")
+        self.run = {
+            "plain tasks": pingpong_penstock,
+            "async def tasks": pingpong_penstock_async,
+            "asyncio.Queue": pingpong_asyncio,
+            "threads, SimpleQueue": pingpong_threads,
+        }[side]
+
+    def time_round_trip(self, side):
+        self.run(self.count)

@@ -1,0 +1,144 @@
+"""What a task costs from its creation to its end, beside asyncio's and the thread pool's.
+
+Each side is a function of a count that returns the nanoseconds it took, its loop included. figures.py
+asks the same functions. Handles are kept until the clock has stopped and dropped after it; the
+collector stays on. Every side waits for each of its tasks, as Go's waits on a WaitGroup.
+"""
+
+import asyncio
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from time import perf_counter_ns as now
+
+WORKERS = 2  # threads of the thread pool, as many as figures.py gives the other sides
+
+mark = ContextVar("mark")
+
+
+def empty():
+    """Do nothing: what is left is the cost of the task."""
+
+
+async def empty_coroutine():
+    """Do nothing, as a coroutine."""
+
+
+def spawn_penstock(count, *, fn=empty, own_context=False):
+    """Spawn from inside one task. The last task is waited for first.
+
+    A new task goes to the run-next slot and the older ones before it in the queue, so waiting from the
+    last to the first parks the spawner a few times; from the first to the last would park it once per
+    task, and a counter in the tasks would measure the counter.
+    """
+    from penstock import go
+
+    def spawn():
+        if own_context:
+            mark.set("of the spawner")
+        start = now()
+        handles = [go(fn) for _ in range(count)]
+        for handle in reversed(handles):
+            handle.result()
+        return now() - start
+
+    return go(spawn).result()
+
+
+def spawn_group(count, *, fn=empty):
+    """Spawn into a group, which waits for its children when it is left."""
+    from penstock import Group, go
+
+    def spawn():
+        start = now()
+        with Group() as group:
+            handles = [group.go(fn) for _ in range(count)]
+        elapsed = now() - start
+        del handles
+        return elapsed
+
+    return go(spawn).result()
+
+
+def spawn_asyncio(count, *, own_context=False):
+    """``asyncio.gather`` with the default task factory."""
+
+    async def spawn():
+        if own_context:
+            mark.set("of the spawner")
+        start = now()
+        handles = [asyncio.ensure_future(empty_coroutine()) for _ in range(count)]
+        await asyncio.gather(*handles)
+        return now() - start
+
+    return asyncio.run(spawn())
+
+
+def spawn_executor(count):
+    """``ThreadPoolExecutor.submit`` with its threads already running."""
+    with ThreadPoolExecutor(WORKERS) as executor:
+        list(executor.map(id, range(WORKERS)))
+        start = now()
+        handles = [executor.submit(empty) for _ in range(count)]
+        for handle in reversed(handles):
+            handle.result()
+        return now() - start
+
+
+def spawn_gevent(count):
+    """``gevent.spawn`` and ``joinall``, the spawner being a greenlet itself."""
+    import gevent
+
+    def spawn():
+        start = now()
+        handles = [gevent.spawn(empty) for _ in range(count)]
+        gevent.joinall(handles)
+        return now() - start
+
+    return gevent.spawn(spawn).get()
+
+
+class Spawn:
+    """Time to spawn, run and finish 100,000 empty tasks from inside one, by the creator's context."""
+
+    params = (["penstock", "asyncio.gather"], ["empty", "one variable"])
+    param_names = ("side", "context")
+    count = 100_000
+    number = 1
+
+    def setup(self, side, context):
+        if side == "penstock":
+            from .versions import needs
+
+            needs("go")
+        self.run = {"penstock": spawn_penstock, "asyncio.gather": spawn_asyncio}[side]
+        gc.collect()
+
+    def time_spawn(self, side, context):
+        self.run(self.count, own_context=context == "one variable")
+
+
+class SpawnForms:
+    """Time for the same 100,000 tasks by what is spawned and who waits, the thread pool beside."""
+
+    params = ["go of a function", "go of an async def", "Group", "ThreadPoolExecutor"]
+    param_names = ("form",)
+    count = 100_000
+    number = 1
+
+    def setup(self, form):
+        if form != "ThreadPoolExecutor":
+            from .versions import needs
+
+            needs("go", *["Group"] * (form == "Group"))
+        gc.collect()
+
+    def time_spawn(self, form):
+        if form == "go of a function":
+            spawn_penstock(self.count)
+        elif form == "go of an async def":
+            spawn_penstock(self.count, fn=empty_coroutine)
+        elif form == "Group":
+            spawn_group(self.count)
+        else:
+            spawn_executor(self.count)
