@@ -96,6 +96,10 @@ wheels: dict[str, Path] = {}
 
 def wheel(session: nox.Session, version: str) -> Path:
     """Compile the module for the session's interpreter, once per run of nox."""
+    if not is_version(Path(session.bin) / "python", version):
+        session.error(
+            f"the environment is not of {version}: `nox --reuse-venv=never -s {session.name}` makes it anew"
+        )
     if version not in wheels:
         session.install(*group("build"))
         folder = TARGET / "wheels" / version
@@ -193,11 +197,15 @@ def mypy(session: nox.Session) -> None:
     session.run("mypy", *session.posargs)
 
 
-@nox.session
+@nox.session(python=str(INTERPRETERS[FREE_THREADED]), requires=["free_threaded_python"])
 def stubtest(session: nox.Session) -> None:
-    """`_core.pyi` says what the compiled module is, with nothing allowed to differ."""
+    """`_core.pyi` says what the compiled module is, with nothing allowed to differ.
+
+    On the one interpreter that every machine has: before 3.12 `__buffer__`, which type checkers need on
+    every version, is not an attribute of a compiled class.
+    """
     session.install(*group("types"))
-    install_penstock(session)
+    install_penstock(session, FREE_THREADED)
     session.chdir(session.create_tmp())  # so that the installed package is read, not the checkout
     session.run("python", "-m", "mypy.stubtest", "penstock._core")
 
@@ -281,7 +289,9 @@ def package(session: nox.Session) -> None:
     user = work / "user"
     session.run("python", "-m", "venv", "--clear", str(user))
     python = str(user / "bin" / "python")
-    compiled = {"CARGO_TARGET_DIR": str(TARGET / "sdist")}
+    # Never a folder with earlier results: an sdist's files are as old as its epoch, so cargo, which goes
+    # by their age, would take what it compiled from the last one for up to date.
+    compiled = {"CARGO_TARGET_DIR": str(work / "compiled")}
     session.run(python, "-m", "pip", "install", "--quiet", str(sdist), env=compiled, external=True)
     session.chdir(work)
     session.run(python, "-W", "error", "-c", "import penstock", external=True)
