@@ -506,6 +506,9 @@ impl Machine {
         {
             let mut idle = scheduler.idle.lock();
             let ready = !self.own().ready.is_empty();
+            if ready && self.worker().is_some() {
+                return false; // the second look below sees the inbox, not what was taken out of it
+            }
             if self.worker().is_none()
                 && ready
                 && let Some(worker) = idle.find_worker()
