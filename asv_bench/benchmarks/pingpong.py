@@ -103,7 +103,7 @@ def pingpong_gevent(count):
 class RoundTrip:
     """Time for 5,000 round trips between two tasks."""
 
-    params = ["plain tasks", "async def tasks", "asyncio.Queue", "threads, SimpleQueue"]
+    params = (["plain tasks", "async def tasks", "asyncio.Queue", "threads, SimpleQueue"],)
     param_names = ("side",)
     count = 5_000
     number = 1

@@ -121,7 +121,7 @@ class Spawn:
 class SpawnForms:
     """Time for the same 100,000 tasks by what is spawned and who waits, the thread pool beside."""
 
-    params = ["go of a function", "go of an async def", "Group", "ThreadPoolExecutor"]
+    params = (["go of a function", "go of an async def", "Group", "ThreadPoolExecutor"],)
     param_names = ("form",)
     count = 100_000
     number = 1
