@@ -44,6 +44,8 @@ KNOWN_TO_FAIL = (
     # Thread parking loses a wake-up now and then, and an exit with a thousand parked threads aborts on 3.11.
     "tests/test_parking.py::test_both_ways_of_parking_behave_the_same[thread]",
     "tests/test_lifecycle.py",
+    # Hangs now and then on 3.11.
+    "tests/test_group.py::test_a_second_ctrl_c_leaves_at_once",
     # Failed now and then before a lost wake-up was mended; not proven since.
     "tests/test_cli.py",
     "tests/test_stdlib_index.py",
