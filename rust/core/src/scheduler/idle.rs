@@ -55,20 +55,16 @@ fn take(list: &mut Vec<&'static Machine>, machine: &'static Machine) {
 }
 
 impl Idle {
-    /// Takes `machine` out of the list of its place.
-    pub fn leave(&mut self, machine: &'static Machine) {
+    /// Moves `machine` to `place`, and from the list of its old place to that of the new one.
+    ///
+    /// One step, never by way of `Awake`: a waker that saw a sleeping machine as awake would leave it asleep.
+    pub fn put(&mut self, machine: &'static Machine, place: Place) {
         match machine.place(self) {
             Place::Awake | Place::Parked => {}
             Place::Sleeping | Place::Holding => take(&mut self.sleepers, machine),
             Place::Spare => take(&mut self.spares, machine),
             Place::Waiting => self.waiting.retain(|other| !std::ptr::eq(*other, machine)),
         }
-        machine.set_place(self, Place::Awake);
-    }
-
-    /// Puts `machine`, which is awake, into `place` and its list.
-    pub fn enter(&mut self, machine: &'static Machine, place: Place) {
-        debug_assert_eq!(machine.place(self), Place::Awake);
         match place {
             Place::Awake | Place::Parked => {}
             Place::Sleeping | Place::Holding => self.sleepers.push(machine),
@@ -78,9 +74,16 @@ impl Idle {
         machine.set_place(self, place);
     }
 
+    /// The machine that sleeps with `worker`.
+    pub fn holder(&self, worker: &'static Worker) -> Option<&'static Machine> {
+        let mut sleepers = self.sleepers.iter().copied();
+        sleepers.find(|machine| machine.holds(worker))
+    }
+
     /// Finds a worker that nobody runs: a free one, or one that a sleeper has in hand.
     pub fn find_worker(&mut self) -> Option<&'static Worker> {
         if let Some(worker) = self.free.pop() {
+            worker.set_idle(self, false);
             return Some(worker);
         }
         // Rather from a machine whose thread is taken: the others can run something themselves.
@@ -94,10 +97,9 @@ impl Idle {
             Place::Holding => Place::Parked,
             _ => Place::Spare,
         };
-        self.leave(machine);
-        self.enter(machine, place);
+        self.put(machine, place);
         let worker = machine.take_worker();
-        worker.asleep.store(false, Ordering::Relaxed); // Ordering: Relaxed, under the lock.
+        worker.set_idle(self, false);
         Some(worker)
     }
 }
@@ -143,7 +145,7 @@ impl Scheduler {
             .rposition(|machine| machine.place(&idle) == Place::Sleeping);
         if let Some(at) = sleeper {
             let machine = idle.sleepers[at];
-            idle.leave(machine);
+            idle.put(machine, Place::Awake);
             self.searching.fetch_add(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
             machine.set_searching();
             self.publish(&idle);
@@ -167,14 +169,18 @@ impl Scheduler {
         searching: bool,
     ) {
         if let Some(&machine) = idle.spares.last() {
-            idle.leave(machine);
+            idle.put(machine, Place::Awake);
             machine.put_worker(worker);
             if searching {
                 machine.set_searching();
             }
+            let spare_left = !idle.spares.is_empty();
             self.publish(&idle);
             drop(idle);
             self.unpark(machine);
+            if !spare_left {
+                self.start_spare();
+            }
             return;
         }
         drop(idle);
@@ -191,9 +197,41 @@ impl Scheduler {
                 self.searching.fetch_sub(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
             }
             let mut idle = self.idle.lock();
+            worker.set_idle(&mut idle, true);
             idle.free.push(worker);
             self.publish(&idle);
+            return;
         }
+        self.monitor.workers_awake();
+    }
+
+    /// A timer was added to a worker whose machine may sleep past it, or may have lost its slot since: sees to
+    /// it that a machine looks at the timers again.
+    pub(super) fn timer_added(&'static self, mut worker: &'static Worker) {
+        let mut idle = self.idle.lock();
+        while worker.is_orphaned() {
+            drop(idle); // moving timers drops none, but takes their locks
+            // Ordering: Acquire pairs with the Release that put the worker there.
+            // SAFETY: slots are never empty, and workers are leaked.
+            let heir = unsafe { &*self.slots[worker.slot].load(Ordering::Acquire) };
+            heir.timers.take_over(&worker.timers);
+            worker = heir;
+            idle = self.idle.lock();
+        }
+        if let Some(at) = idle
+            .free
+            .iter()
+            .position(|free| std::ptr::eq(*free, worker))
+        {
+            idle.free.swap_remove(at);
+            worker.set_idle(&mut idle, false);
+            self.publish(&idle);
+            self.give_to_spare(idle, worker, false);
+        } else if let Some(machine) = idle.holder(worker) {
+            drop(idle);
+            machine.parker.unpark(); // it sleeps again, but not for longer than the timer
+        }
+        // Else its machine is awake, and reads the deadline under the lock before it sleeps.
     }
 
     /// Sees to it that `machine`, which sleeps and has got a ready stack, runs.
@@ -202,13 +240,13 @@ impl Scheduler {
         let mut idle = self.idle.lock();
         match machine.place(&idle) {
             Place::Awake | Place::Waiting => return,
-            Place::Sleeping | Place::Holding => idle.leave(machine),
+            Place::Sleeping | Place::Holding => idle.put(machine, Place::Awake),
             Place::Spare | Place::Parked => {
-                idle.leave(machine);
                 if let Some(worker) = idle.find_worker() {
+                    idle.put(machine, Place::Awake);
                     machine.put_worker(worker);
                 } else {
-                    idle.enter(machine, Place::Waiting);
+                    idle.put(machine, Place::Waiting);
                     self.publish(&idle);
                     return;
                 }
@@ -235,7 +273,7 @@ impl Scheduler {
         let Some(&next) = idle.waiting.front() else {
             return false;
         };
-        idle.leave(next);
+        idle.put(next, Place::Awake);
         next.put_worker(machine.take_worker());
         self.publish(&idle);
         drop(idle);

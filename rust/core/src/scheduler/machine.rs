@@ -77,7 +77,7 @@ pub struct Machine {
     /// Stacks of this machine that other threads made ready.
     pub(super) inbox: Inbox,
     pub(super) parker: Parker,
-    /// Set by its thread before it sleeps, cleared by whoever rouses it.
+    /// `place` is not `Awake`. Written with it, read by wakers without the lock.
     asleep: AtomicBool,
     /// It counts among the searching ones. Set by a waker before the wake, else its own thread's.
     searching: AtomicBool,
@@ -159,10 +159,8 @@ impl Machine {
     pub(super) fn set_place(&self, _: &mut Idle, place: Place) {
         // SAFETY: the lock is held.
         unsafe { *self.place.get() = place };
-        if place == Place::Awake {
-            // Ordering: SeqCst, see `ready_stack`.
-            self.asleep.store(false, Ordering::SeqCst);
-        }
+        // Ordering: SeqCst, the sleeper's half of `push_ready`: say that we sleep, then look at the inbox.
+        self.asleep.store(place != Place::Awake, Ordering::SeqCst);
     }
 
     pub(super) fn set_mission(&self, _: &mut Idle, mission: Mission) {
@@ -211,10 +209,14 @@ impl Machine {
         self.searching.store(false, Ordering::Relaxed);
     }
 
+    fn is_searching(&self) -> bool {
+        // Ordering: Relaxed, its thread's while it is awake.
+        self.searching.load(Ordering::Relaxed)
+    }
+
     /// Stops to count as searching. Having found something, the last one wakes the next: see README.md.
     fn stop_searching(&self, found: bool) {
-        // Ordering: Relaxed, its thread's while it is awake.
-        if !self.searching.load(Ordering::Relaxed) {
+        if !self.is_searching() {
             return;
         }
         self.unset_searching();
@@ -323,6 +325,8 @@ impl Machine {
                 continue;
             };
             if worker.is_orphaned() {
+                // It may have been woken to search, and lost its slot on the way.
+                self.stop_searching(false);
                 self.give_up_orphan();
                 continue;
             }
@@ -419,8 +423,7 @@ impl Machine {
         if count == 1 && orphans == 0 {
             return None;
         }
-        // Ordering: Relaxed, its thread's while it is awake.
-        if !self.searching.load(Ordering::Relaxed) {
+        if !self.is_searching() {
             let awake = count.saturating_sub(scheduler.idle_workers.load(Ordering::SeqCst));
             if 2 * scheduler.searching.load(Ordering::SeqCst) >= awake {
                 return None; // enough of us search: more would only fight over the same queues
@@ -480,19 +483,14 @@ impl Machine {
             left.push(task.as_ptr());
         }
         self.scheduler.injector.push_all(&left);
+        if worker.timers.next().is_some() {
+            self.scheduler.timer_added(worker); // set after the take-over
+        }
         let mut idle = self.scheduler.idle.lock();
         idle.orphans.retain(|other| !ptr::eq(*other, worker));
         idle.pool.push(worker);
         self.scheduler.publish(&idle);
         drop(idle);
-        if let Some(deadline) = worker.timers.next() {
-            // Timers that were set after the take-over: any worker will do.
-            let heir = self.scheduler.slots().next();
-            if let Some(heir) = heir {
-                heir.timers.take_over(&worker.timers);
-                self.scheduler.monitor.watch_timer(deadline);
-            }
-        }
         self.scheduler.notify();
     }
 
@@ -501,6 +499,7 @@ impl Machine {
     fn rest(&'static self, occupied: bool) -> bool {
         let scheduler = self.scheduler;
         let deadline;
+        debug_assert!(!self.is_searching(), "nobody else would be woken");
         // What others made ready decides where this machine waits.
         self.inbox.drain_into(&mut self.own().ready);
         {
@@ -515,6 +514,8 @@ impl Machine {
             {
                 self.put_worker(worker);
                 scheduler.publish(&idle);
+                drop(idle);
+                scheduler.monitor.workers_awake();
                 return false;
             }
             let worker = self.worker();
@@ -531,13 +532,12 @@ impl Machine {
                 _ => None,
             };
             if let Some(worker) = worker {
-                worker.asleep.store(true, Ordering::Relaxed); // Ordering: Relaxed, a hint to the monitor.
+                worker.set_idle(&mut idle, true);
             }
-            idle.enter(self, place);
+            idle.put(self, place);
             scheduler.publish(&idle);
-            // Ordering: SeqCst, the sleeper's half: say that we sleep, fence, look once more.
-            self.asleep.store(true, Ordering::SeqCst);
         }
+        // Ordering: SeqCst, the sleeper's half: say that we sleep, fence, look once more.
         fence(Ordering::SeqCst);
         let look_again = match self.worker() {
             Some(_) => scheduler.work_is_visible(self),
@@ -555,9 +555,9 @@ impl Machine {
         let mut idle = scheduler.idle.lock();
         let place = self.place(&idle);
         let too_many = idle.spares.len() > SPARES_KEPT;
-        idle.leave(self);
+        idle.put(self, Place::Awake);
         if let Some(worker) = self.worker() {
-            worker.asleep.store(false, Ordering::Relaxed); // Ordering: Relaxed, a hint to the monitor.
+            worker.set_idle(&mut idle, false);
         }
         // SAFETY: the lock is held.
         let mission = unsafe { (*self.mission.get()).take() };
@@ -565,6 +565,9 @@ impl Machine {
         drop(idle);
         if let Some(mission) = mission {
             scheduler.take_over(self, &mission);
+        }
+        if self.worker().is_some() {
+            scheduler.monitor.workers_awake(); // a deadline woke it, maybe, and nobody else told
         }
         place == Place::Spare
             && too_many

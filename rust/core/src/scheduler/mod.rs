@@ -247,8 +247,11 @@ impl Scheduler {
             .or_else(|| self.slots().next())
             .expect("a scheduler has a worker");
         worker.timers.push(deadline, waiter, epoch);
-        if self.local_worker().is_none() {
-            self.monitor.watch_timer(deadline);
+        if !self
+            .local_worker()
+            .is_some_and(|local| ptr::eq(local, worker))
+        {
+            self.timer_added(worker);
         }
     }
 

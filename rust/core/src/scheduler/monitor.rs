@@ -9,10 +9,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Machine, Scheduler, idle::Mission, queue::Queue, worker::Worker};
+use super::{
+    Machine, Scheduler,
+    idle::{Mission, Place},
+    queue::Queue,
+    worker::Worker,
+};
 use crate::{
     park::Parker,
-    sync::{AtomicBool, AtomicU64, Ordering},
+    sync::{AtomicBool, AtomicU64, Ordering, fence},
 };
 
 /// How long one task may keep a worker from waiting work: before anything is known, after a take-over that
@@ -58,11 +63,6 @@ impl Monitor {
         if self.dormant.load(Ordering::SeqCst) && self.dormant.swap(false, Ordering::SeqCst) {
             self.parker.unpark();
         }
-    }
-
-    /// A timer was moved to a worker that may sleep longer than that.
-    pub fn watch_timer(&self, _deadline: Instant) {
-        self.workers_awake();
     }
 
     fn learned(&self, at_once: bool) {
@@ -131,16 +131,8 @@ impl Scheduler {
         seen: &mut Option<Seen>,
         now: Instant,
     ) -> bool {
-        // Ordering: Relaxed, a hint; the take-over looks again under the lock.
-        if worker.asleep.load(Ordering::Relaxed) {
+        if worker.is_idle() {
             *seen = None;
-            let overdue = worker
-                .timers
-                .next()
-                .is_some_and(|deadline| deadline + PROBATION < now);
-            if overdue {
-                self.wake_sleeper(worker);
-            }
             return false;
         }
         let turn = worker.turn();
@@ -176,7 +168,7 @@ impl Scheduler {
         let Some(&machine) = idle.spares.last() else {
             return false;
         };
-        idle.leave(machine);
+        idle.put(machine, Place::Awake);
         machine.set_mission(
             &mut idle,
             Mission {
@@ -199,7 +191,7 @@ impl Scheduler {
         // Ordering: Relaxed, under the lock that guards the slots.
         let same = std::ptr::eq(slot.load(Ordering::Relaxed), old)
             && old.turn() == mission.turn
-            && !old.asleep.load(Ordering::Relaxed);
+            && !old.is_idle();
         if !same {
             drop(idle);
             self.monitor.learned(false);
@@ -211,7 +203,7 @@ impl Scheduler {
             .position(|worker| worker.slot == old.slot)
             .map(|at| idle.pool.swap_remove(at));
         let new = new.unwrap_or_else(|| self.new_worker(old.slot));
-        new.adopt();
+        new.adopt(&mut idle);
         // Ordering: Release publishes the worker to the Acquire in `slots`.
         slot.store(std::ptr::from_ref(new).cast_mut(), Ordering::Release);
         old.orphan();
@@ -224,6 +216,7 @@ impl Scheduler {
         machine.count_handoff();
         new.timers.take_over(&old.timers);
         self.empty(old, &new.queue);
+        self.notify();
         if !spare_left {
             self.start_spare();
         }
@@ -253,47 +246,27 @@ impl Scheduler {
         for orphan in orphans {
             if !orphan.queue.is_empty() {
                 self.empty(orphan, through);
-                if self.idle_workers.load(Ordering::Relaxed) != 0 {
-                    self.wake_sleeping_machine();
-                }
+                // Ordering: SeqCst, a submitter's half of README.md's proof.
+                fence(Ordering::SeqCst);
+                self.wake_sleeping_machine();
             }
         }
     }
 
     /// Wakes a machine that can run at once; unlike `wake_searcher` it starts no thread.
     fn wake_sleeping_machine(&'static self) {
-        let worker = self.slots().find(|worker| {
-            worker.asleep.load(Ordering::Relaxed) // Ordering: Relaxed, a hint.
-        });
-        if let Some(worker) = worker {
-            self.wake_sleeper(worker);
-        }
-    }
-
-    /// Wakes the machine that sleeps with `worker`.
-    fn wake_sleeper(&'static self, worker: &'static Worker) {
-        let idle = self.idle.lock();
-        let holder = idle
-            .sleepers
-            .iter()
-            .copied()
-            .find(|machine| machine.holds(worker));
-        drop(idle);
-        if let Some(machine) = holder {
-            machine.parker.unpark(); // it looks around and sleeps again if there is nothing
+        let sleeper = self.idle.lock().sleepers.last().copied();
+        if let Some(machine) = sleeper {
+            machine.parker.unpark(); // it looks around, and sleeps again if there is nothing
         }
     }
 
     fn sleep_until_woken(&'static self) {
         // Ordering: SeqCst, see `workers_awake`.
         self.monitor.dormant.store(true, Ordering::SeqCst);
-        let asleep = self
-            .slots()
-            .all(|worker| worker.asleep.load(Ordering::SeqCst));
+        let idle = self.slots().all(Worker::is_idle);
         let orphans = self.orphans.load(Ordering::SeqCst) != 0;
-        // A worker without a machine has nobody to watch it, and its slot says "awake".
-        let free = self.idle_workers.load(Ordering::SeqCst) == self.slots.len();
-        if (asleep || free) && !orphans {
+        if idle && !orphans {
             self.monitor.parker.park(None);
         }
         self.monitor.dormant.store(false, Ordering::SeqCst);

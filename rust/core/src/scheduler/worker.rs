@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use super::queue::Queue;
+use super::{idle::Idle, queue::Queue};
 use crate::{
     sync::{AtomicBool, AtomicU64, Ordering},
     timer::Timers,
@@ -25,8 +25,8 @@ pub struct Worker {
     turn: AtomicU64,
     /// Its slot has another worker. Set by the machine that takes over, read by its own at each turn.
     orphaned: AtomicBool,
-    /// Its machine sleeps. Written under the lock of `idle`, read by the monitor.
-    pub asleep: AtomicBool,
+    /// Nobody runs it: it is free, or its machine sleeps. Written under the lock of `idle`, read by the monitor.
+    idle: AtomicBool,
 }
 
 impl Worker {
@@ -37,7 +37,7 @@ impl Worker {
             timers: Timers::new(origin),
             turn: AtomicU64::new(0),
             orphaned: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
+            idle: AtomicBool::new(true),
         }
     }
 
@@ -61,10 +61,23 @@ impl Worker {
         self.orphaned.load(Ordering::Acquire)
     }
 
-    /// Is put in its slot, new or again.
-    pub fn adopt(&self) {
+    /// Is put in its slot, new or again, by the machine that runs it from now on.
+    pub fn adopt(&self, idle: &mut Idle) {
+        self.set_idle(idle, false);
         // Ordering: Release, published with the slot.
         self.orphaned.store(false, Ordering::Release);
+    }
+
+    /// The argument is the proof that the lock is held.
+    pub fn set_idle(&self, _: &mut Idle, idle: bool) {
+        // Ordering: SeqCst. A machine that wakes says so, then looks whether the monitor is dormant; the monitor
+        // says that it is, then looks here.
+        self.idle.store(idle, Ordering::SeqCst);
+    }
+
+    pub fn is_idle(&self) -> bool {
+        // Ordering: SeqCst, as above.
+        self.idle.load(Ordering::SeqCst)
     }
 
     pub fn orphan(&self) {
