@@ -6,6 +6,7 @@ use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     ffi,
     prelude::*,
+    types::PyString,
 };
 
 use crate::error::{Raised, raise};
@@ -106,11 +107,15 @@ pub unsafe fn parse<const N: usize>(
             let (name, value) = unsafe {
                 let name = ffi::PyTuple_GET_ITEM(keywords, index);
                 (
-                    Bound::ref_from_ptr(py, &name).to_string(),
+                    Bound::ref_from_ptr(py, &name)
+                        .cast_unchecked::<PyString>()
+                        .to_owned(),
                     *arguments.add(count + index.cast_unsigned()),
                 )
             };
-            let Some(at) = names.iter().position(|known| *known == name) else {
+            // Not by way of `str()`, which runs signal handlers: their exception would look like a wrong name.
+            let is_name = |known: &&str| name.to_str().is_ok_and(|name| name == *known);
+            let Some(at) = names.iter().position(is_name) else {
                 return type_error(format!(
                     "{function}() got an unexpected keyword argument '{name}'"
                 ));

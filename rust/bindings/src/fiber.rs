@@ -19,10 +19,10 @@ use std::{
     sync::atomic::{AtomicPtr, Ordering},
 };
 
-use penstock_core::scheduler::{Leave, Machine, Stack};
+use penstock_core::scheduler::{Machine, Stack};
 use pyo3::{exceptions::PyImportError, ffi, prelude::*};
 
-use crate::{context::Base, interpreter::DeferredHold, runtime};
+use crate::{context::Base, interpreter::DeferredHold};
 
 /// Places in greenlet's table of functions (its `greenlet.h`).
 const NEW: usize = 3;
@@ -145,8 +145,8 @@ unsafe fn free_stack(stack: NonNull<Stack>) {
 thread_local! {
     /// The greenlet at the base of this thread. Borrowed: the thread's main greenlet lives as long as it.
     static HUB: Cell<*mut ffi::PyObject> = const { Cell::new(ptr::null_mut()) };
-    /// Why the last loop of this thread returned; `None`: the hub was entered to start a new one.
-    static LEFT: Cell<Option<Leave>> = const { Cell::new(None) };
+    /// A loop of this thread has returned: the thread is to end. Else the hub is entered to start a new one.
+    static RETIRED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The host's `switch`.
@@ -165,7 +165,6 @@ pub unsafe fn switch(from: NonNull<Stack>, to: NonNull<Stack>) -> bool {
 /// # Safety
 /// See `Host::new_stack`.
 pub unsafe fn new_stack(from: NonNull<Stack>) -> bool {
-    LEFT.set(None);
     // SAFETY: `from` is the stack that runs; the hub waits at the base of this thread.
     unsafe { leave(from, HUB.get()) }
 }
@@ -197,10 +196,12 @@ unsafe extern "C-unwind" fn loop_entry(
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     let machine = Machine::current().expect("a loop runs on a machine's thread");
-    // SAFETY: on the machine's thread, on the stack that the hub named.
-    LEFT.set(Some(unsafe { machine.work() }));
-    // SAFETY: attached.
-    unsafe { ffi::Py_NewRef(ffi::Py_None()) }
+    // SAFETY: on the machine's thread, attached, on the stack that the hub named.
+    unsafe {
+        machine.work();
+        RETIRED.set(true);
+        ffi::Py_NewRef(ffi::Py_None())
+    }
 }
 
 /// The body of a machine's thread: its hub.
@@ -211,11 +212,11 @@ pub unsafe fn run_machine(machine: &'static Machine) {
     machine.enter();
     if !machine.scheduler.fibers() {
         let stack = new_stack_of(machine);
-        // SAFETY: on the machine's thread, on the stack named last.
-        let left = unsafe { machine.work() };
-        // SAFETY: the loop has returned.
-        unsafe { free_stack(stack) };
-        after_loop(left);
+        // SAFETY: on the machine's thread, on the stack named last; it is free once the loop has returned.
+        unsafe {
+            machine.work();
+            free_stack(stack);
+        }
         return;
     }
     // SAFETY: attached, greenlet is loaded; the main greenlet of a thread outlives what runs on it.
@@ -249,7 +250,9 @@ pub unsafe fn run_machine(machine: &'static Machine) {
                 return;
             }
         }
-        let Some(left) = LEFT.get() else { continue };
+        if !RETIRED.get() {
+            continue;
+        }
         // SAFETY: each idle loop returns at once when it is resumed now, and its greenlet ends.
         unsafe {
             while let Some(idle) = machine.take_idle_stack() {
@@ -261,7 +264,6 @@ pub unsafe fn run_machine(machine: &'static Machine) {
             }
         }
         frames.release(py);
-        after_loop(left);
         return;
     }
 }
@@ -277,11 +279,5 @@ unsafe fn enter_loop(stack: NonNull<Stack>) -> bool {
         let result = function::<Switch>(SWITCH)(target, ptr::null_mut(), ptr::null_mut());
         ffi::Py_XDECREF(result);
         !result.is_null()
-    }
-}
-
-fn after_loop(left: Leave) {
-    if left == Leave::Forked {
-        runtime::end_child();
     }
 }

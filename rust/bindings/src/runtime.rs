@@ -4,7 +4,7 @@ use std::{
     ptr,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering},
+        atomic::{AtomicBool, AtomicPtr, Ordering},
     },
     time::Instant,
 };
@@ -41,8 +41,6 @@ static HOST: Host = Host {
 static DEFAULT: AtomicPtr<Scheduler> = AtomicPtr::new(ptr::null_mut());
 /// The interpreter is about to exit.
 static OVER: AtomicBool = AtomicBool::new(false);
-/// With what status the child of a fork in a task ends.
-static CHILD_STATUS: AtomicI32 = AtomicI32::new(0);
 static SETTINGS: Mutex<Settings> = Mutex::new(Settings {
     workers: None,
     parking: Parking::Auto,
@@ -449,23 +447,23 @@ pub fn _after_fork_in_child() {
 }
 
 /// The task that forked has ended in the child, where it was an ordinary call of the main thread: with `result`, or
-/// with the exception that is set, which decides how the process ends.
+/// with the exception that is set. Ends the child as a program ends.
 ///
 /// # Safety
-/// Attached; `result` is null or a strong reference, given away here.
-pub unsafe fn note_child_end(result: *mut ffi::PyObject) {
-    // SAFETY: attached.
-    unsafe {
-        if result.is_null() {
-            ffi::PyErr_Print(); // exits at once on SystemExit
-            CHILD_STATUS.store(1, Ordering::Relaxed); // Ordering: Relaxed, a single thread.
-        }
+/// Attached, on the child's only thread; `result` is null or a strong reference, given away here.
+pub unsafe fn end_child(result: *mut ffi::PyObject) -> ! {
+    // SAFETY: attached; the reference is ours.
+    let py = unsafe {
         ffi::Py_XDECREF(result);
+        Python::assume_attached()
+    };
+    let error = PyErr::take(py).map(|error| error.into_value(py));
+    let ended = py
+        .import("penstock._forked")
+        .and_then(|module| module.getattr("end_child")?.call1((error,)).map(drop));
+    if let Err(error) = ended {
+        error.print(py);
     }
-}
-
-/// Ends the child of a fork in a task, as a program ends.
-pub fn end_child() {
-    // SAFETY: attached, on the child's only thread.
-    unsafe { ffi::Py_Exit(CHILD_STATUS.load(Ordering::Relaxed)) } // Ordering: Relaxed, as above.
+    // SAFETY: it did not come through: no clean-up is left that could.
+    unsafe { libc::_exit(1) }
 }

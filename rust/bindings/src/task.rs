@@ -537,8 +537,7 @@ impl TaskObject {
                 };
             }
             if in_child() {
-                runtime::note_child_end(result);
-                return;
+                runtime::end_child(result);
             }
             let stack = current_stack();
             if context.is_null() {
@@ -601,8 +600,7 @@ impl TaskObject {
                 sent = operation::refuse_foreign(py, self.fields().callable, &mut result);
             }
             if in_child() {
-                runtime::note_child_end(result);
-                return;
+                runtime::end_child(result);
             }
             let stack = current_stack();
             if own_context.is_null() {

@@ -27,7 +27,6 @@ use crate::{
     park::Parker,
     sync::{AtomicBool, AtomicPtr, Ordering, UnsafeCell, fence},
     task::Task,
-    wait::fork,
 };
 
 /// Turns between two looks at the injector and the waiting machines. Prime, so that it does not beat with
@@ -87,7 +86,6 @@ pub struct Machine {
     current: Cell<*mut Stack>,
     own: UnsafeCell<Own>,
     pub(super) counters: Counters,
-    generation: u32,
 }
 
 // SAFETY: `place` and `mission` are guarded by the lock of `idle`, `own` and `current` belong to the machine's
@@ -96,19 +94,10 @@ unsafe impl Send for Machine {}
 // SAFETY: as above.
 unsafe impl Sync for Machine {}
 
-/// Why the loop returned to the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// The thread is to end, once the host has ended its idle loops.
-    Retired,
-    /// The task that just ended had forked, and this is the child.
-    Forked,
-}
-
 enum Next {
     Stack(NonNull<Stack>),
     Task(NonNull<Task>),
-    Leave(Leave),
+    Retire,
 }
 
 impl Machine {
@@ -129,7 +118,6 @@ impl Machine {
                 ..Own::default()
             }),
             counters: Counters::default(),
-            generation: fork::generation(),
         }
     }
 
@@ -262,12 +250,12 @@ impl Machine {
 
     // ---- the loop ----
 
-    /// Runs tasks on the current stack until the thread is to end.
+    /// Runs tasks on the current stack until the thread is to end, once the host has ended its idle loops.
     ///
     /// # Safety
     /// Called by the host on the machine's thread, on a stack it named with
     /// [`set_current_stack`](Self::set_current_stack), inside the embedder's runtime (attached).
-    pub unsafe fn work(&'static self) -> Leave {
+    pub unsafe fn work(&'static self) {
         loop {
             match self.next() {
                 Next::Task(task) => {
@@ -276,9 +264,6 @@ impl Machine {
                     }
                     // SAFETY: taken from a queue, so it is alive and ours to run.
                     unsafe { Task::run(task) };
-                    if self.generation != fork::generation() {
-                        return Leave::Forked;
-                    }
                 }
                 Next::Stack(stack) => {
                     if let Some(worker) = self.worker() {
@@ -290,10 +275,10 @@ impl Machine {
                         self.switch(me, stack);
                     }
                     if self.own().retiring {
-                        return Leave::Retired;
+                        return;
                     }
                 }
-                Next::Leave(leave) => return leave,
+                Next::Retire => return,
             }
         }
     }
@@ -320,7 +305,7 @@ impl Machine {
             }
             let Some(worker) = self.worker() else {
                 if self.rest(false) {
-                    return Next::Leave(Leave::Retired);
+                    return Next::Retire;
                 }
                 continue;
             };

@@ -25,7 +25,7 @@ mod worker;
 
 use std::{ptr, ptr::NonNull, time::Instant};
 
-pub use machine::{Leave, Machine};
+pub use machine::Machine;
 pub use stack::Stack;
 pub use stats::{Counters, Totals};
 
