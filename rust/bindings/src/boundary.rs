@@ -27,6 +27,7 @@ use crate::{
     fiber, interpreter,
     interrupt::Interrupts,
     task::{Kind, TaskObject},
+    unwind,
 };
 
 /// How long the main thread sleeps at most before it looks for signals.
@@ -252,8 +253,8 @@ impl Caller {
                 unsafe {
                     let state = ffi::PyEval_SaveThread();
                     std::thread::yield_now();
-                    ffi::PyEval_RestoreThread(state);
-                    if ffi::PyErr_CheckSignals() < 0 {
+                    unwind::PyEval_RestoreThread(state);
+                    if unwind::PyErr_CheckSignals() < 0 {
                         return Err(Raised);
                     }
                 }
@@ -368,10 +369,10 @@ unsafe fn block(
         unsafe {
             let state = ffi::PyEval_SaveThread();
             thread.parker.park(until);
-            ffi::PyEval_RestoreThread(state);
+            unwind::PyEval_RestoreThread(state);
         }
         // SAFETY: attached.
-        if is_main && unsafe { ffi::PyErr_CheckSignals() } < 0 {
+        if is_main && unsafe { unwind::PyErr_CheckSignals() } < 0 {
             if thread.waiter.disarm(epoch, Outcome::Interrupted) {
                 return Err(Raised);
             }
@@ -382,7 +383,7 @@ unsafe fn block(
 
 /// Puts the current exception off to the next moment that the interpreter looks for pending calls: a peer has
 /// completed the call that it would have interrupted.
-fn raise_later() {
+pub fn raise_later() {
     extern "C" fn raise_now(exception: *mut std::ffi::c_void) -> std::ffi::c_int {
         // SAFETY: attached, on the main thread; the reference was given to the pending call.
         unsafe {
@@ -409,13 +410,13 @@ fn raise_later() {
 
 /// Whether this is the thread that runs Python's signal handlers; also right in a forked child.
 #[cfg(target_os = "linux")]
-fn is_main_thread() -> bool {
+pub fn is_main_thread() -> bool {
     // SAFETY: neither call has a precondition.
     unsafe { libc::gettid() == libc::getpid() }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_main_thread() -> bool {
+pub fn is_main_thread() -> bool {
     // SAFETY: no precondition.
     unsafe { libc::pthread_main_np() == 1 }
 }

@@ -10,7 +10,7 @@ use penstock_core::{
 };
 use pyo3::{ffi, prelude::*};
 
-use crate::{object::Object, task::TaskObject};
+use crate::{object::Object, task::TaskObject, unwind};
 
 #[repr(C)]
 struct Callback {
@@ -30,9 +30,13 @@ static CLASS: WaiterClass = WaiterClass {
         unsafe { Arc::decrement_strong_count(waiter.cast::<Callback>().as_ptr()) };
     },
     wake: |waiter| {
-        // SAFETY: as above; consumes the claim's reference. Wakes come from attached threads.
-        let callback = unsafe { Arc::from_raw(waiter.cast::<Callback>().as_ptr()) };
-        callback.call();
+        // SAFETY: as above; consumes the claim's reference. Wakes come from attached threads. A thread may be ended
+        // in the call, so the reference gets its destructor behind it.
+        unsafe {
+            let callback = waiter.cast::<Callback>().as_ptr();
+            (*callback).call();
+            drop(Arc::from_raw(callback));
+        }
     },
 };
 
@@ -40,7 +44,7 @@ impl Callback {
     fn call(&self) {
         // SAFETY: attached; both objects are alive.
         unsafe {
-            let result = ffi::PyObject_CallOneArg(self.function.as_ptr(), self.task.as_ptr());
+            let result = unwind::PyObject_CallOneArg(self.function.as_ptr(), self.task.as_ptr());
             if result.is_null() {
                 ffi::PyErr_WriteUnraisable(self.function.as_ptr());
             }

@@ -209,7 +209,9 @@ unsafe extern "C-unwind" fn loop_entry(
 /// # Safety
 /// Called attached, on the thread that was started for `machine`. A forced unwind may pass through.
 pub unsafe fn run_machine(machine: &'static Machine) {
-    machine.enter();
+    if !machine.enter() {
+        return; // a second thread of the same machine
+    }
     if !machine.scheduler.fibers() {
         let stack = new_stack_of(machine);
         // SAFETY: on the machine's thread, on the stack named last; it is free once the loop has returned.

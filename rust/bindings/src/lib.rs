@@ -19,6 +19,7 @@ mod operation;
 mod runtime;
 mod task;
 mod topology;
+mod unwind;
 
 use pyo3::{ffi, prelude::*, types::PyType};
 

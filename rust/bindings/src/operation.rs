@@ -36,6 +36,7 @@ use crate::{
     error::{Failure, Raised, raise},
     object::Object,
     task::{Kind, Take, TaskObject},
+    unwind,
 };
 
 /// What is awaited.
@@ -576,7 +577,7 @@ impl Operation {
     ) -> Result<Step, Raised> {
         let mut result = ptr::null_mut();
         // SAFETY: both are alive.
-        match unsafe { ffi::PyIter_Send(iterator.as_ptr(), argument, &raw mut result) } {
+        match unsafe { unwind::PyIter_Send(iterator.as_ptr(), argument, &raw mut result) } {
             PySendResult::PYGEN_NEXT => {
                 self.state = State::Delegated(iterator);
                 Ok(Step::GiveUp(result))

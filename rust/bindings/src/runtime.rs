@@ -15,10 +15,11 @@ use penstock_core::{
     wait::{Outcome, fork},
 };
 use pyo3::{
-    exceptions::{PyRuntimeError, PyTypeError, PyValueError},
+    exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError},
     ffi,
     prelude::*,
-    types::{PyDict, PyString},
+    sync::PyOnceLock,
+    types::PyString,
 };
 
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     error::{Raised, raise},
     fiber,
     hot::Definition,
-    interpreter, operation,
+    interpreter, operation, unwind,
 };
 
 static HOST: Host = Host {
@@ -95,6 +96,9 @@ fn start(py: Python<'_>) -> PyResult<&'static Scheduler> {
         .getattr("fibers_work")?
         .call0()?
         .is_truthy()?;
+    START_THREAD.get_or_try_init(py, || {
+        PyResult::Ok(py.import("penstock._threads")?.getattr("start")?.unbind())
+    })?;
     let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(scheduler) = running() {
         return Ok(scheduler);
@@ -151,36 +155,60 @@ unsafe fn idle(machine: &'static Machine, deadline: Option<Instant>) {
     unsafe {
         let state = ffi::PyEval_SaveThread();
         machine.sleep(deadline);
-        ffi::PyEval_RestoreThread(state);
+        unwind::PyEval_RestoreThread(state);
     }
 }
 
-/// The host's `start_machine`: a daemon `threading.Thread`, so that tracing, debuggers and `faulthandler` see it.
+/// `penstock._threads.start`, found when the runtime starts.
+static START_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// The host's `start_machine`. The scheduler calls it on attached threads only; one may be ended in it.
 fn start_machine(machine: &'static Machine) -> bool {
-    // SAFETY: the scheduler starts machines from attached threads only.
-    let py = unsafe { Python::assume_attached() };
-    let start = || -> PyResult<()> {
-        let module = py.import("penstock._core")?;
-        let kwargs = PyDict::new(py);
-        kwargs.set_item("target", module.getattr("_machine_main")?)?;
-        kwargs.set_item("args", (ptr::from_ref(machine) as usize,))?;
-        kwargs.set_item("name", format!("penstock-{}", machine.id))?;
-        kwargs.set_item("daemon", true)?;
-        py.import("threading")?
-            .getattr("Thread")?
-            .call((), Some(&kwargs))?
-            .call_method0("start")?;
-        Ok(())
-    };
-    match start() {
-        Ok(()) => true,
-        Err(error) => {
-            if !is_over() {
-                error.write_unraisable(py, None);
+    // SAFETY: attached; nothing with a destructor is alive while Python code runs.
+    unsafe {
+        let py = Python::assume_attached();
+        let Some(start) = START_THREAD.get(py).map(Py::as_ptr) else {
+            return false;
+        };
+        loop {
+            let address = ffi::PyLong_FromVoidPtr(ptr::from_ref(machine).cast_mut().cast());
+            let number = ffi::PyLong_FromSize_t(machine.id);
+            let mut result = ptr::null_mut();
+            if !address.is_null() && !number.is_null() {
+                let arguments = [address, number];
+                result = unwind::PyObject_Vectorcall(start, arguments.as_ptr(), 2, ptr::null_mut());
             }
-            false
+            ffi::Py_XDECREF(address);
+            ffi::Py_XDECREF(number);
+            if !result.is_null() {
+                ffi::Py_DECREF(result);
+                return true;
+            }
+            if !put_off_interrupt(py) {
+                return false;
+            }
         }
     }
+}
+
+/// Starting a thread raised. If that was a signal handler's doing, it is raised later: it may have come before the
+/// thread was started or after it, so a second one is started, and the machine takes the one that comes first.
+#[cold]
+fn put_off_interrupt(py: Python<'_>) -> bool {
+    let Some(error) = PyErr::take(py) else {
+        return false;
+    };
+    let is_refusal = error.is_instance_of::<PyRuntimeError>(py) // "can't start new thread"
+        || error.is_instance_of::<PyMemoryError>(py);
+    if boundary::is_main_thread() && !is_refusal {
+        error.restore(py);
+        boundary::raise_later();
+        return true;
+    }
+    if !is_over() {
+        error.write_unraisable(py, None);
+    }
+    false
 }
 
 /// The target of a machine's thread.

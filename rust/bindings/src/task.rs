@@ -39,7 +39,7 @@ use crate::{
     hot::Definition,
     interpreter,
     interrupt::Interrupts,
-    operation, runtime,
+    operation, runtime, unwind,
 };
 
 /// What a task runs.
@@ -526,14 +526,14 @@ impl TaskObject {
             if entered {
                 let fields = self.fields();
                 result = if fields.args.is_null() && fields.kwargs.is_null() {
-                    ffi::PyObject_Vectorcall(fields.callable, ptr::null(), 0, ptr::null_mut())
+                    unwind::PyObject_Vectorcall(fields.callable, ptr::null(), 0, ptr::null_mut())
                 } else if fields.args.is_null() {
                     let none = ffi::PyTuple_New(0);
-                    let result = ffi::PyObject_Call(fields.callable, none, fields.kwargs);
+                    let result = unwind::PyObject_Call(fields.callable, none, fields.kwargs);
                     ffi::Py_DECREF(none);
                     result
                 } else {
-                    ffi::PyObject_Call(fields.callable, fields.args, fields.kwargs)
+                    unwind::PyObject_Call(fields.callable, fields.args, fields.kwargs)
                 };
             }
             if in_child() {
@@ -593,7 +593,7 @@ impl TaskObject {
             let mut result = ptr::null_mut();
             let mut sent = ffi::PySendResult::PYGEN_ERROR;
             if entered && (!starts || self.make_coroutine(py).is_ok()) {
-                sent = ffi::PyIter_Send(self.fields().callable, ffi::Py_None(), &raw mut result);
+                sent = unwind::PyIter_Send(self.fields().callable, ffi::Py_None(), &raw mut result);
             }
             while sent == ffi::PySendResult::PYGEN_NEXT && !operation::is_marker(result) {
                 // It awaits something that is not ours: say so at the very `await`.
@@ -653,11 +653,11 @@ impl TaskObject {
             let fields = self.fields();
             let coroutine = if fields.args.is_null() {
                 let none = ffi::PyTuple_New(0);
-                let coroutine = ffi::PyObject_Call(fields.callable, none, fields.kwargs);
+                let coroutine = unwind::PyObject_Call(fields.callable, none, fields.kwargs);
                 ffi::Py_DECREF(none);
                 coroutine
             } else {
-                ffi::PyObject_Call(fields.callable, fields.args, fields.kwargs)
+                unwind::PyObject_Call(fields.callable, fields.args, fields.kwargs)
             };
             if coroutine.is_null() {
                 return Err(Raised);

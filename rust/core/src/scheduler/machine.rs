@@ -69,6 +69,8 @@ struct Own {
 #[derive(Debug)]
 pub struct Machine {
     pub id: usize,
+    /// It has its thread. Set by that thread.
+    entered: AtomicBool,
     pub scheduler: &'static Scheduler,
     /// The worker in hand, or null. Written by its thread while it is awake, by others while it sleeps, under
     /// the lock of `idle`.
@@ -104,6 +106,7 @@ impl Machine {
     pub(super) fn new(id: usize, scheduler: &'static Scheduler) -> Self {
         Self {
             id,
+            entered: AtomicBool::new(false),
             scheduler,
             worker: AtomicPtr::new(ptr::null_mut()),
             inbox: Inbox::default(),
@@ -132,9 +135,16 @@ impl Machine {
         CURRENT.set(None);
     }
 
-    /// The calling thread, which the host started for this machine, is it from now on.
-    pub fn enter(&'static self) {
-        CURRENT.set(Some(self));
+    /// The calling thread, which the host started for this machine, is it from now on. `false`: another one is, because
+    /// the host started two, and this one is to end.
+    #[must_use]
+    pub fn enter(&'static self) -> bool {
+        // Ordering: Relaxed, whichever comes first; a started thread is ordered by its start.
+        let is_first = !self.entered.swap(true, Ordering::Relaxed);
+        if is_first {
+            CURRENT.set(Some(self));
+        }
+        is_first
     }
 
     // ---- guarded by the lock of `idle`: the argument is the proof that it is held ----

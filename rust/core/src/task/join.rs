@@ -86,7 +86,10 @@ impl Join {
         loop {
             // The lock is let go of before the claim is completed: a wake may run the embedder's code.
             let first = list.lock().claim_first();
-            let Some((_, claim)) = first else { return };
+            let Some((entry, claim)) = first else {
+                return;
+            };
+            drop(entry); // a thread may be ended in the wake
             claim.complete(Outcome::Handed);
         }
     }
