@@ -307,8 +307,8 @@ impl TaskObject {
                 ffi::PyObject_GC_Track(self.object().cast());
             }
             self.let_go();
+            count_finished(); // before anyone who waits for it can look
             self.core.finish();
-            count_finished();
             ffi::Py_DECREF(self.object());
         }
     }
