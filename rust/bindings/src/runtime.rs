@@ -164,45 +164,61 @@ static START_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// The host's `start_machine`. The scheduler calls it on attached threads only; one may be ended in it.
 fn start_machine(machine: &'static Machine) -> bool {
+    let mut interrupt = ptr::null_mut();
     // SAFETY: attached; nothing with a destructor is alive while Python code runs.
+    unsafe {
+        let mut started = try_start(machine);
+        while !started && is_interrupt(&mut interrupt) {
+            started = try_start(machine);
+        }
+        if !interrupt.is_null() {
+            ffi::PyErr_SetObject(ffi::Py_TYPE(interrupt).cast(), interrupt);
+            ffi::Py_DECREF(interrupt);
+            boundary::raise_later();
+        }
+        started
+    }
+}
+
+/// # Safety
+/// Attached, with nothing alive that has a destructor.
+unsafe fn try_start(machine: &'static Machine) -> bool {
+    // SAFETY: attached; the arguments are alive during the call.
     unsafe {
         let py = Python::assume_attached();
         let Some(start) = START_THREAD.get(py).map(Py::as_ptr) else {
             return false;
         };
-        loop {
-            let address = ffi::PyLong_FromVoidPtr(ptr::from_ref(machine).cast_mut().cast());
-            let number = ffi::PyLong_FromSize_t(machine.id);
-            let mut result = ptr::null_mut();
-            if !address.is_null() && !number.is_null() {
-                let arguments = [address, number];
-                result = unwind::PyObject_Vectorcall(start, arguments.as_ptr(), 2, ptr::null_mut());
-            }
-            ffi::Py_XDECREF(address);
-            ffi::Py_XDECREF(number);
-            if !result.is_null() {
-                ffi::Py_DECREF(result);
-                return true;
-            }
-            if !put_off_interrupt(py) {
-                return false;
-            }
+        let address = ffi::PyLong_FromVoidPtr(ptr::from_ref(machine).cast_mut().cast());
+        let number = ffi::PyLong_FromSize_t(machine.id);
+        let mut result = ptr::null_mut();
+        if !address.is_null() && !number.is_null() {
+            let arguments = [address, number];
+            result = unwind::PyObject_Vectorcall(start, arguments.as_ptr(), 2, ptr::null_mut());
         }
+        ffi::Py_XDECREF(address);
+        ffi::Py_XDECREF(number);
+        ffi::Py_XDECREF(result);
+        !result.is_null()
     }
 }
 
-/// Starting a thread raised. If that was a signal handler's doing, it is raised later: it may have come before the
-/// thread was started or after it, so a second one is started, and the machine takes the one that comes first.
+/// Whether what starting a thread raised is a signal handler's doing; the first such exception goes to `interrupt`, to
+/// be raised once a thread is started. It may have come before the start or behind it: so a second thread is started,
+/// and the machine takes the one that comes first. Anything else is shown.
 #[cold]
-fn put_off_interrupt(py: Python<'_>) -> bool {
+fn is_interrupt(interrupt: &mut *mut ffi::PyObject) -> bool {
+    // SAFETY: attached.
+    let py = unsafe { Python::assume_attached() };
     let Some(error) = PyErr::take(py) else {
         return false;
     };
     let is_refusal = error.is_instance_of::<PyRuntimeError>(py) // "can't start new thread"
         || error.is_instance_of::<PyMemoryError>(py);
     if boundary::is_main_thread() && !is_refusal {
-        error.restore(py);
-        boundary::raise_later();
+        if interrupt.is_null() {
+            *interrupt = error.into_value(py).into_ptr();
+        }
         return true;
     }
     if !is_over() {
