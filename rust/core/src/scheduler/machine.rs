@@ -44,8 +44,8 @@ const INJECTOR_BATCH: usize = 128;
 const SPARE_TIME: Duration = Duration::from_secs(10);
 const SPARES_KEPT: usize = 4;
 
-thread_local! {
-    static CURRENT: Cell<Option<&'static Machine>> = const { Cell::new(None) };
+crate::sync::per_thread! {
+    static CURRENT: Cell<Option<&'static Machine>> = Cell::new(None);
 }
 
 /// What only the machine's own thread touches.
@@ -136,17 +136,17 @@ impl Machine {
     /// The machine of the calling thread.
     #[inline]
     pub fn current() -> Option<&'static Machine> {
-        CURRENT.get()
+        CURRENT.with(Cell::get)
     }
 
     /// In a forked child: this thread is an ordinary one.
     pub fn forget_current() {
-        CURRENT.set(None);
+        CURRENT.with(|current| current.set(None));
     }
 
     /// The calling thread, which the host started for this machine, is it from now on.
     pub fn enter(&'static self) {
-        CURRENT.set(Some(self));
+        CURRENT.with(|current| current.set(Some(self)));
     }
 
     // ---- guarded by the lock of `idle`: the argument is the proof that it is held ----
@@ -316,7 +316,8 @@ impl Machine {
         loop {
             // Ordering: Relaxed, a flag that is seen soon enough.
             if scheduler.stopping.load(Ordering::Relaxed) {
-                self.halt();
+                self.halt(false);
+                return Next::Leave(Leave::Retired);
             }
             let Some(worker) = self.worker() else {
                 if self.rest(false) {
@@ -575,9 +576,11 @@ impl Machine {
             && deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// The process is about to end: nothing runs here any more, and nothing is torn down.
-    fn halt(&'static self) {
-        loop {
+    /// Nothing runs here any more. The process is about to end, most likely, so nothing is torn down; unless
+    /// the scheduler is shut down, which ends the threads that no parked task has.
+    fn halt(&'static self, occupied: bool) {
+        // Ordering: Acquire pairs with the Release in `shut_down`, whose unpark comes after.
+        while occupied || !self.scheduler.ending.load(Ordering::Acquire) {
             // SAFETY: on the machine's thread, and nothing with a destructor is alive here.
             unsafe { (self.scheduler.host.idle)(self, None) };
         }
@@ -635,6 +638,10 @@ impl Machine {
     /// Thread parking: the task keeps the thread, the worker goes to another one as soon as there is work.
     fn wait_on_thread(&'static self, me: NonNull<Stack>) {
         loop {
+            // Ordering: Relaxed, a flag that is seen soon enough.
+            if self.scheduler.stopping.load(Ordering::Relaxed) {
+                self.halt(true); // what wakes a task now does not make it go on
+            }
             self.inbox.drain_into(&mut self.own().ready);
             let is_ready = !self.own().ready.is_empty();
             let Some(worker) = self.worker() else {
