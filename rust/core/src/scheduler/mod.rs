@@ -21,6 +21,8 @@ mod monitor;
 pub mod queue;
 mod stack;
 mod stats;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod worker;
 
 use std::{ptr, ptr::NonNull, time::Instant};
