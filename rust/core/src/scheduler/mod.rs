@@ -17,6 +17,8 @@
 mod idle;
 mod injector;
 mod machine;
+#[cfg(all(test, loom))]
+mod model;
 mod monitor;
 pub mod queue;
 mod stack;

@@ -104,6 +104,7 @@ pub fn job(scheduler: &'static Scheduler, call: impl FnOnce() + Send + 'static) 
 }
 
 /// Runs `call` as a task of `scheduler`.
+#[allow(dead_code, reason = "each test file uses its own half")]
 pub fn go(scheduler: &'static Scheduler, call: impl FnOnce() + Send + 'static) -> Arc<Job> {
     let job = job(scheduler, call);
     // The pointer is to the whole struct, and carries the reference that the task holds to itself.
