@@ -71,7 +71,7 @@ fn tasks_queued_by_two_threads_are_run() {
 
 #[test]
 fn a_task_queued_on_a_local_ring_is_run() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler(2);
         let me = waiter();
         let (put, child) = (Arc::new(Mutex::new(None)), Mailbox::new());
@@ -120,7 +120,7 @@ fn a_stack_readied_while_its_machine_goes_to_rest_runs_on() {
 
 #[test]
 fn a_stack_readied_while_its_machine_loses_its_worker_runs_on() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler(1);
         let me = waiter();
         let mailbox = Mailbox::new();
