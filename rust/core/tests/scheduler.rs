@@ -602,7 +602,7 @@ fn workers_that_never_rest_give_themselves_to_a_machine_that_waits(way: Way) {
 }
 
 fn a_pair_that_readies_each_other_does_not_starve_queued_tasks(way: Way) {
-    on_one(way, 50, move |runtime| {
+    on_one(way, 20, move |runtime| {
         let flag = Arc::new(AtomicUsize::new(0));
         let pairs: Vec<_> = (0..way.workers)
             .flat_map(|_| {

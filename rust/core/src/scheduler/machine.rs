@@ -671,11 +671,18 @@ impl Machine {
 
     /// Gives the worker in hand to another machine.
     fn hand_off(&'static self) {
-        if self.scheduler.give_to_waiting(self) {
+        // A pair of parked tasks that ready each other for ever must not starve the queues: see `STACKS_IN_A_ROW`.
+        let queued =
+            |worker: &Worker| self.scheduler.injector.len() != 0 || !worker.queue.is_empty();
+        let queue_first = self
+            .worker()
+            .is_some_and(|worker| worker.hand(true) >= STACKS_IN_A_ROW && queued(worker));
+        if !queue_first && self.scheduler.give_to_waiting(self) {
             return;
         }
         let idle = self.scheduler.idle.lock();
         let worker = self.take_worker();
+        worker.hand(false);
         self.count_handoff();
         self.scheduler.give_to_spare(idle, worker, false);
     }
