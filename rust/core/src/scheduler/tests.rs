@@ -4,6 +4,7 @@
 
 use std::{
     cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind, panic_any},
     ptr::{self, NonNull},
     time::{Duration, Instant},
 };
@@ -60,10 +61,14 @@ fn started() -> Vec<&'static Machine> {
 
 /// A scheduler whose monitor is never started: the test plays it too.
 fn scheduler(workers: usize) -> &'static Scheduler {
+    parking(workers, true)
+}
+
+fn parking(workers: usize, fibers: bool) -> &'static Scheduler {
     let scheduler = Scheduler::new(Config {
         host: &HOST,
         workers,
-        fibers: true,
+        fibers,
         exclusive: false,
     });
     // Ordering: Relaxed, one thread.
@@ -283,6 +288,24 @@ fn the_last_spare_machine_is_replaced() {
     let worker = spare.sound_worker().expect("as above");
     take_over(scheduler, worker);
     assert_eq!(started().len(), 1, "and after a take-over");
+}
+
+#[test]
+fn a_task_that_is_readied_after_the_stop_does_not_go_on() {
+    let scheduler = parking(1, false);
+    let (sleeper, _) = machine(scheduler);
+    let stack = NonNull::from(Box::leak(Stack::new(sleeper)));
+    sleeper.enter();
+    sleeper.set_current_stack(stack);
+    in_its_sleep(move |machine| {
+        scheduler.stop();
+        machine.push_ready(stack);
+        in_its_sleep(|_| panic_any("it sleeps for ever")); // which the test cannot wait for
+    });
+    // SAFETY: this thread is the machine's, and its stack is the one that is readied.
+    let parked = catch_unwind(AssertUnwindSafe(|| unsafe { sleeper.park() }));
+    Machine::forget_current();
+    assert!(parked.is_err());
 }
 
 #[test]
