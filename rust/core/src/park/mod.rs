@@ -4,12 +4,12 @@
 //! [`Parker::unpark`]. An unpark that comes first is kept (once), so there is no lost wake-up; a park may
 //! also return for no reason (a signal, a stale unpark), so the caller looks at its own condition again.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(loom)))]
 mod futex;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(loom)))]
 pub use futex::Parker;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), loom))]
 mod condvar;
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), loom))]
 pub use condvar::Parker;

@@ -197,6 +197,15 @@ impl Scheduler {
                 self.searching.fetch_sub(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
             }
             let mut idle = self.idle.lock();
+            // While it was in no list, a machine may have looked for one in vain.
+            if let Some(&waiting) = idle.waiting.front() {
+                idle.put(waiting, Place::Awake);
+                waiting.put_worker(worker);
+                self.publish(&idle);
+                drop(idle);
+                self.unpark(waiting);
+                return;
+            }
             worker.set_idle(&mut idle, true);
             idle.free.push(worker);
             self.publish(&idle);

@@ -43,8 +43,8 @@ const INJECTOR_BATCH: usize = 128;
 const SPARE_TIME: Duration = Duration::from_secs(10);
 const SPARES_KEPT: usize = 4;
 
-thread_local! {
-    static CURRENT: Cell<Option<&'static Machine>> = const { Cell::new(None) };
+crate::sync::per_thread! {
+    static CURRENT: Cell<Option<&'static Machine>> = Cell::new(None);
 }
 
 /// What only the machine's own thread touches.
@@ -127,12 +127,12 @@ impl Machine {
     /// The machine of the calling thread.
     #[inline]
     pub fn current() -> Option<&'static Machine> {
-        CURRENT.get()
+        CURRENT.with(Cell::get)
     }
 
     /// In a forked child: this thread is an ordinary one.
     pub fn forget_current() {
-        CURRENT.set(None);
+        CURRENT.with(|current| current.set(None));
     }
 
     /// The calling thread, which the host started for this machine, is it from now on. `false`: another one is, because
@@ -142,7 +142,7 @@ impl Machine {
         // Ordering: Relaxed, whichever comes first; a started thread is ordered by its start.
         let is_first = !self.entered.swap(true, Ordering::Relaxed);
         if is_first {
-            CURRENT.set(Some(self));
+            CURRENT.with(|current| current.set(Some(self)));
         }
         is_first
     }
@@ -311,7 +311,8 @@ impl Machine {
         loop {
             // Ordering: Relaxed, a flag that is seen soon enough.
             if scheduler.stopping.load(Ordering::Relaxed) {
-                self.halt();
+                self.halt(false);
+                return Next::Retire;
             }
             let Some(worker) = self.worker() else {
                 if self.rest(false) {
@@ -570,9 +571,11 @@ impl Machine {
             && deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// The process is about to end: nothing runs here any more, and nothing is torn down.
-    fn halt(&'static self) {
-        loop {
+    /// Nothing runs here any more. The process is about to end, most likely, so nothing is torn down; unless
+    /// the scheduler is shut down, which ends the threads that no parked task has.
+    fn halt(&'static self, occupied: bool) {
+        // Ordering: Acquire pairs with the Release in `shut_down`, whose unpark comes after.
+        while occupied || !self.scheduler.ending.load(Ordering::Acquire) {
             // SAFETY: on the machine's thread, and nothing with a destructor is alive here.
             unsafe { (self.scheduler.host.idle)(self, None) };
         }
@@ -630,6 +633,10 @@ impl Machine {
     /// Thread parking: the task keeps the thread, the worker goes to another one as soon as there is work.
     fn wait_on_thread(&'static self, me: NonNull<Stack>) {
         loop {
+            // Ordering: Relaxed, a flag that is seen soon enough.
+            if self.scheduler.stopping.load(Ordering::Relaxed) {
+                self.halt(true); // what wakes a task now does not make it go on
+            }
             self.inbox.drain_into(&mut self.own().ready);
             let is_ready = !self.own().ready.is_empty();
             let Some(worker) = self.worker() else {
@@ -659,11 +666,18 @@ impl Machine {
 
     /// Gives the worker in hand to another machine.
     fn hand_off(&'static self) {
-        if self.scheduler.give_to_waiting(self) {
+        // A pair of parked tasks that ready each other for ever must not starve the queues: see `STACKS_IN_A_ROW`.
+        let queued =
+            |worker: &Worker| self.scheduler.injector.len() != 0 || !worker.queue.is_empty();
+        let queue_first = self
+            .worker()
+            .is_some_and(|worker| worker.hand(true) >= STACKS_IN_A_ROW && queued(worker));
+        if !queue_first && self.scheduler.give_to_waiting(self) {
             return;
         }
         let idle = self.scheduler.idle.lock();
         let worker = self.take_worker();
+        worker.hand(false);
         self.count_handoff();
         self.scheduler.give_to_spare(idle, worker, false);
     }

@@ -17,10 +17,14 @@
 mod idle;
 mod injector;
 mod machine;
+#[cfg(all(test, loom))]
+mod model;
 mod monitor;
 pub mod queue;
 mod stack;
 mod stats;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod worker;
 
 use std::{ptr, ptr::NonNull, time::Instant};
@@ -31,7 +35,7 @@ pub use stats::{Counters, Totals};
 
 use self::{idle::Idle, injector::Injector, monitor::Monitor, worker::Worker};
 use crate::{
-    sync::{AtomicBool, AtomicPtr, AtomicUsize, Lock, Ordering},
+    sync::{AtomicBool, AtomicPtr, AtomicUsize, Lock, Ordering, start_thread},
     task::Task,
     wait::{Epoch, WaiterRef},
 };
@@ -85,6 +89,8 @@ pub struct Scheduler {
     monitor: Monitor,
     monitor_started: AtomicBool,
     stopping: AtomicBool,
+    /// Stopped machines return to their host instead of sleeping for ever. Set once, by `shut_down`.
+    ending: AtomicBool,
     origin: Instant,
     /// Tasks submitted, and wakes given, by threads that are no machine of ours.
     foreign: Lock<Foreign>,
@@ -132,6 +138,7 @@ impl Scheduler {
             monitor: Monitor::default(),
             monitor_started: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             origin,
             foreign: Lock::new(Foreign::default()),
         };
@@ -159,13 +166,10 @@ impl Scheduler {
             return false;
         }
         // Ordering: AcqRel, one thread starts it.
-        if !self.monitor_started.swap(true, Ordering::AcqRel) {
-            let started = std::thread::Builder::new()
-                .name("penstock-monitor".to_owned())
-                .spawn(move || self.watch());
-            if started.is_ok() {
-                self.start_spare();
-            }
+        if !self.monitor_started.swap(true, Ordering::AcqRel)
+            && start_thread("penstock-monitor", move || self.watch())
+        {
+            self.start_spare();
         }
         true
     }
@@ -260,6 +264,16 @@ impl Scheduler {
         // Ordering: Relaxed, a flag that is seen soon enough.
         self.stopping.store(true, Ordering::Relaxed);
         self.monitor.workers_awake();
+    }
+
+    /// Stops, and lets the threads go: each machine returns to its host as it comes to its loop. A task that is parked with its thread keeps it for ever. For an embedder that outlives its schedulers.
+    pub fn shut_down(&self) {
+        // Ordering: Release, ordered before the unparks; a machine that parks no more comes by the flag's Acquire.
+        self.ending.store(true, Ordering::Release);
+        self.stop();
+        for machine in self.machines.lock().iter() {
+            machine.parker.unpark();
+        }
     }
 
     /// How many may run at once, as asked for.

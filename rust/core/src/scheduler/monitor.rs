@@ -35,7 +35,7 @@ const LINGER: Duration = Duration::from_millis(50);
 pub struct Monitor {
     parker: Parker,
     /// It sleeps until a worker wakes.
-    dormant: AtomicBool,
+    pub(super) dormant: AtomicBool,
     probation_us: AtomicU64,
     /// Take-overs in a row that found the interpreter free. Written by machines that took over.
     streak: AtomicU64,

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::{idle::Idle, queue::Queue};
 use crate::{
-    sync::{AtomicBool, AtomicU64, Ordering},
+    sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     timer::Timers,
 };
 
@@ -25,6 +25,8 @@ pub struct Worker {
     turn: AtomicU64,
     /// Its slot has another worker. Set by the machine that takes over, read by its own at each turn.
     orphaned: AtomicBool,
+    /// Parked tasks in a row that it was handed to by thread parking, past its queue. Its machine only.
+    handed_in_a_row: AtomicU32,
     /// Nobody runs it: it is free, or its machine sleeps. Written under the lock of `idle`, read by the monitor.
     idle: AtomicBool,
 }
@@ -37,6 +39,7 @@ impl Worker {
             timers: Timers::new(origin),
             turn: AtomicU64::new(0),
             orphaned: AtomicBool::new(false),
+            handed_in_a_row: AtomicU32::new(0),
             idle: AtomicBool::new(true),
         }
     }
@@ -78,6 +81,20 @@ impl Worker {
     pub fn is_idle(&self) -> bool {
         // Ordering: SeqCst, as above.
         self.idle.load(Ordering::SeqCst)
+    }
+
+    /// It goes to a machine that waits (`true`), or to one that looks at the queues. Says how often in a row it
+    /// went to the former before. Its machine only.
+    pub fn hand(&self, past_its_queue: bool) -> u32 {
+        // Ordering: Relaxed, one writer at a time, and the hand-over orders them.
+        let before = self.handed_in_a_row.load(Ordering::Relaxed);
+        let now = if past_its_queue {
+            before.saturating_add(1)
+        } else {
+            0
+        };
+        self.handed_in_a_row.store(now, Ordering::Relaxed);
+        before
     }
 
     pub fn orphan(&self) {

@@ -9,7 +9,10 @@
 //! of the cost of the whole operation.
 
 mod lock;
+#[cfg(loom)]
+mod loom_atomic;
 mod mode;
+mod thread;
 
 #[cfg(not(loom))]
 pub use std::{
@@ -18,14 +21,14 @@ pub use std::{
 };
 
 #[cfg(loom)]
-pub use loom::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-};
+pub use loom_atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 #[cfg(loom)]
 pub use loom_cell::UnsafeCell;
 
-pub use lock::{Lock, LockGuard};
+pub use lock::{Condition, Lock, LockGuard};
 pub use mode::{Exclusive, Mode, RawLock, Shared, SpinLock, Word};
+pub(crate) use thread::per_thread;
+pub use thread::start_thread;
 
 /// Keeps two words that different threads write on different cache lines (two lines on x86, whose
 /// prefetcher fetches pairs).

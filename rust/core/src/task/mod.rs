@@ -21,6 +21,8 @@
 //! stacks and waits borrow that one; [`Task::finish`] gives it to its caller.
 
 mod join;
+#[cfg(all(test, loom))]
+mod model;
 
 use std::{ptr, ptr::NonNull};
 

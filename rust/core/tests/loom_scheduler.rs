@@ -1,0 +1,157 @@
+//! Every interleaving of a submitter or a waker with machines that go to rest.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p penstock-core --release --test loom_scheduler`
+//!
+//! The whole scheduler is in the model, less its monitor. A lost wake-up shows as loom's "deadlock".
+#![cfg(loom)]
+
+mod channel_thread;
+mod model_host;
+
+use std::sync::Arc;
+
+use channel_thread::waiter;
+use loom::{
+    sync::{Condvar, Mutex},
+    thread,
+};
+use model_host::{explore, go, park, scheduler};
+use penstock_core::wait::{Epoch, Outcome, WaiterRef};
+
+/// Where a task that parks leaves its wait, for who is to end it.
+#[derive(Clone)]
+struct Mailbox(Arc<(Mutex<Option<(WaiterRef, Epoch)>>, Condvar)>);
+
+impl Mailbox {
+    fn new() -> Self {
+        Self(Arc::new((Mutex::new(None), Condvar::new())))
+    }
+
+    fn put(&self, waiter: WaiterRef, epoch: Epoch) {
+        *self.0.0.lock().unwrap() = Some((waiter, epoch));
+        self.0.1.notify_one();
+    }
+
+    /// Ends the wait, when it has begun.
+    fn wake(&self) {
+        let mut wait = self.0.0.lock().unwrap();
+        while wait.is_none() {
+            wait = self.0.1.wait(wait).unwrap();
+        }
+        let (waiter, epoch) = wait.take().unwrap();
+        drop(wait);
+        let claim = waiter.claim(epoch).expect("nobody else claims");
+        claim.complete(Outcome::Handed);
+    }
+}
+
+#[test]
+fn a_task_queued_while_the_only_machine_goes_to_rest_is_run() {
+    explore(3, || {
+        let scheduler = scheduler(1);
+        let me = waiter();
+        let first = go(scheduler, || ());
+        let second = go(scheduler, || ());
+        first.join(&me);
+        second.join(&me);
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn tasks_queued_by_two_threads_are_run() {
+    explore(2, || {
+        let scheduler = scheduler(1);
+        let other = thread::spawn(move || go(scheduler, || ()).join(&waiter()));
+        go(scheduler, || ()).join(&waiter());
+        other.join().unwrap();
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn a_task_queued_on_a_local_ring_is_run() {
+    explore(1, || {
+        let scheduler = scheduler(2);
+        let me = waiter();
+        let (put, child) = (Arc::new(Mutex::new(None)), Mailbox::new());
+        let (slot, parks) = (Arc::clone(&put), child.clone());
+        // The parent stays on its machine until its child has run: another worker has to steal it.
+        let parent = go(scheduler, move || {
+            let task = go(scheduler, move || child.wake());
+            *slot.lock().unwrap() = Some(task);
+            let outcome = park(|waiter, epoch| parks.put(waiter, epoch));
+            assert_eq!(outcome, Outcome::Handed);
+        });
+        parent.join(&me);
+        put.lock().unwrap().take().unwrap().join(&me);
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn two_machines_run_what_comes_while_they_go_to_rest() {
+    explore(2, || {
+        let scheduler = scheduler(2);
+        let me = waiter();
+        let tasks = [(); 3].map(|()| go(scheduler, || ()));
+        for task in tasks {
+            task.join(&me);
+        }
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn a_stack_readied_while_its_machine_goes_to_rest_runs_on() {
+    explore(3, || {
+        let scheduler = scheduler(1);
+        let me = waiter();
+        let mailbox = Mailbox::new();
+        let parks = mailbox.clone();
+        let task = go(scheduler, move || {
+            park(|waiter, epoch| parks.put(waiter, epoch));
+        });
+        mailbox.wake();
+        task.join(&me);
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn a_stack_readied_while_its_machine_loses_its_worker_runs_on() {
+    explore(1, || {
+        let scheduler = scheduler(1);
+        let me = waiter();
+        let mailbox = Mailbox::new();
+        let parks = mailbox.clone();
+        let parked = go(scheduler, move || {
+            park(|waiter, epoch| parks.put(waiter, epoch));
+        });
+        let waker = thread::spawn(move || mailbox.wake());
+        let task = go(scheduler, || ()); // the worker, if the first task is parked, goes to another machine for it
+        task.join(&me);
+        parked.join(&me);
+        waker.join().unwrap();
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn two_machines_take_turns_with_one_worker() {
+    explore(1, || {
+        let scheduler = scheduler(1);
+        let me = waiter();
+        let mailboxes = [Mailbox::new(), Mailbox::new()];
+        let parked = mailboxes.clone().map(|parks| {
+            go(scheduler, move || {
+                park(|waiter, epoch| parks.put(waiter, epoch));
+            })
+        });
+        mailboxes.iter().for_each(Mailbox::wake);
+        for task in parked {
+            task.join(&me);
+        }
+        scheduler.shut_down();
+    });
+}

@@ -1,0 +1,149 @@
+//! A host for models: tasks are closures, machines are threads of loom, and a task that parks keeps its thread.
+//!
+//! There is no monitor, for a model has no time: nothing mends a lost wake-up, so it shows as a deadlock.
+
+use std::{
+    ptr::{self, NonNull},
+    sync::{Arc, Mutex},
+};
+
+use loom::thread;
+use penstock_core::{
+    scheduler::{Config, Host, Machine, Scheduler, Stack},
+    task::{BeginJoin, Task, TaskVtable},
+    wait::{Epoch, Outcome, WaiterClass, WaiterRef},
+};
+
+/// Explores `body` with up to `preemptions` switches that no thread asked for.
+pub fn explore(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(preemptions);
+    model.max_branches = 20_000;
+    model.check(body);
+}
+
+static HOST: Host = Host {
+    switch: |_, _| unreachable!("there are no fibers"),
+    new_stack: |_| unreachable!("there are no fibers"),
+    idle: |machine, deadline| machine.sleep(deadline),
+    start_machine: |machine| {
+        thread::spawn(move || run_machine(machine));
+        true
+    },
+};
+
+fn run_machine(machine: &'static Machine) {
+    assert!(machine.enter(), "a thread for each machine");
+    let stack = NonNull::from(Box::leak(Stack::new(machine)));
+    machine.set_current_stack(stack);
+    // SAFETY: on the machine's thread, on the stack named last.
+    unsafe { machine.work() };
+    // SAFETY: its loop has returned, and so has every task that was on it.
+    drop(unsafe { Box::from_raw(stack.as_ptr()) });
+}
+
+pub fn scheduler(workers: usize) -> &'static Scheduler {
+    Scheduler::new(Config {
+        host: &HOST,
+        workers,
+        fibers: false,
+        exclusive: false,
+    })
+}
+
+type Call = Box<dyn FnOnce() + Send>;
+
+#[repr(C)]
+pub struct Job {
+    /// First, so that a pointer to it is one to the whole.
+    pub core: Task,
+    /// Taken by the worker that runs it, once.
+    call: Mutex<Option<Call>>,
+}
+
+static VTABLE: TaskVtable = TaskVtable {
+    run: |task| {
+        // SAFETY: every task of this table is the first field of a `Job` in an `Arc`; its reference to itself is
+        // alive until it is done.
+        let job = unsafe { task.cast::<Job>().as_ref() };
+        let machine = Machine::current().expect("tasks run on machines");
+        assert!(job.core.start(), "run twice");
+        let stack = machine.current_stack().expect("a loop has a stack");
+        stack.task.set(task.as_ptr());
+        let call = job.call.lock().unwrap().take();
+        call.expect("runs once")();
+        stack.task.set(ptr::null());
+        job.core.finish();
+        // SAFETY: `finish` gave us the reference that the task held to itself.
+        unsafe { Arc::decrement_strong_count(task.cast::<Job>().as_ptr()) };
+    },
+    waiter: WaiterClass {
+        retain: |waiter| {
+            // SAFETY: as in `run`; the waiter is the first field of the task.
+            unsafe { Arc::increment_strong_count(waiter.cast::<Job>().as_ptr()) };
+        },
+        release: |waiter| {
+            // SAFETY: as above.
+            unsafe { Arc::decrement_strong_count(waiter.cast::<Job>().as_ptr()) };
+        },
+        wake: |waiter| {
+            // SAFETY: as above; called by who has just completed the claim, with a reference that keeps the task.
+            unsafe {
+                Task::wake(Task::of_waiter(waiter));
+                Arc::decrement_strong_count(waiter.cast::<Job>().as_ptr());
+            }
+        },
+    },
+};
+
+pub fn job(scheduler: &'static Scheduler, call: impl FnOnce() + Send + 'static) -> Arc<Job> {
+    Arc::new(Job {
+        core: Task::new(&VTABLE, scheduler),
+        call: Mutex::new(Some(Box::new(call))),
+    })
+}
+
+/// Runs `call` as a task of `scheduler`.
+#[allow(dead_code, reason = "each test file uses its own half")]
+pub fn go(scheduler: &'static Scheduler, call: impl FnOnce() + Send + 'static) -> Arc<Job> {
+    let job = job(scheduler, call);
+    // The pointer is to the whole struct, and carries the reference that the task holds to itself.
+    let task = NonNull::new(Arc::into_raw(Arc::clone(&job)).cast_mut().cast::<Task>()).unwrap();
+    // SAFETY: alive and new.
+    unsafe { scheduler.submit(task) };
+    job
+}
+
+impl Job {
+    /// Waits, in a thread whose waiter is `thread`, until it is done.
+    #[allow(dead_code, reason = "each test file uses its own half")]
+    pub fn join(&self, thread: &WaiterRef) {
+        if let BeginJoin::Waiting(entry) = self.core.begin_join(thread) {
+            assert_eq!(crate::channel_thread::sleep(&entry), Outcome::Handed);
+            self.core.finish_join(&entry);
+        }
+        assert!(self.core.is_done());
+    }
+}
+
+/// Arms the waiter of the task that runs, for its stack, and shows it to `show`; then parks until the wait ends.
+#[allow(dead_code, reason = "each test file uses its own half")]
+pub fn park(show: impl FnOnce(WaiterRef, Epoch)) -> Outcome {
+    let machine = Machine::current().expect("in a task");
+    let stack = machine.current_stack().expect("a loop has a stack");
+    // SAFETY: the task that runs is alive.
+    let task = unsafe { &*stack.task.get() };
+    task.set_stack(stack);
+    // SAFETY: alive, embedded as its class expects; the pointer came from the whole struct.
+    let waiter =
+        unsafe { WaiterRef::retain(NonNull::new(stack.task.get().cast_mut()).unwrap().cast()) };
+    let epoch = waiter.arm();
+    show(waiter.clone(), epoch);
+    loop {
+        // SAFETY: in the task, whose waiter is armed for this stack.
+        unsafe { machine.park() };
+        if let Some(outcome) = waiter.outcome(epoch) {
+            return outcome;
+        }
+    }
+}
