@@ -6,7 +6,7 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pyo3::ffi::{PyObject, PyObject_Size};
+use pyo3::ffi::{Py_ssize_t, PyObject, PyObject_Size};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -22,7 +22,7 @@ static MODULE_LOCKS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
 mod shim {
     use std::ffi::c_int;
 
-    use pyo3::ffi::PyObject;
+    use pyo3::ffi::{Py_ssize_t, PyObject};
 
     unsafe extern "C" {
         pub fn penstock_current_context() -> *mut PyObject;
@@ -30,6 +30,7 @@ mod shim {
         pub fn penstock_this_thread() -> usize;
         pub fn penstock_function_kind(callable: *mut PyObject) -> c_int;
         pub fn penstock_runs_in_file(filename: *mut PyObject) -> c_int;
+        pub fn penstock_references_to(object: *mut PyObject) -> Py_ssize_t;
     }
 
     /// `struct penstock_hold`: only `interpreter.c` looks inside.
@@ -147,6 +148,13 @@ pub fn frames_match(_py: Python<'_>) -> bool {
     }
     #[cfg(not(Py_GIL_DISABLED))]
     true
+}
+
+/// How many references to `object` are counted, as far as this thread can see: a comparison of two readings tells
+/// whether one was taken in between.
+pub fn references_to(_py: Python<'_>, object: *mut PyObject) -> Py_ssize_t {
+    // SAFETY: `_py` proves that the thread state is attached, and an argument is alive.
+    unsafe { shim::penstock_references_to(object) }
 }
 
 /// The switch must not happen now: the call has to block its thread.
