@@ -22,7 +22,7 @@ import sys
 from types import FunctionType
 from typing import Any
 
-import greenlet
+import greenlet  # type: ignore[import-untyped,unused-ignore] # its stubs are a package of their own
 
 from penstock import _core
 

@@ -165,7 +165,7 @@ class Group:
             return next(iter(self._tasks), None)
 
     def __repr__(self) -> str:
-        return f"<penstock.Group {self._state}, {len(self._tasks)} tasks>"
+        return f"<penstock.Group at {id(self):#x}: {self._state}, {len(self._tasks)} tasks>"
 
     def __reduce__(self) -> str:
         raise TypeError("a Group cannot be pickled or copied: its tasks run in this process only")

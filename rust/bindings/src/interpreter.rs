@@ -6,7 +6,8 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pyo3::ffi::{Py_ssize_t, PyObject, PyObject_Size};
+use pyo3::exceptions::PyImportError;
+use pyo3::ffi::{self, Py_ssize_t, PyObject, PyObject_Size};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -232,6 +233,19 @@ impl Drop for DeferredHold {
         // SAFETY: `block` is null or from `hold`, and nothing has it after this.
         unsafe { shim::penstock_free_hold(self.block) }
     }
+}
+
+/// An error in any interpreter of the process but the main one. Called first by the module's import; releases that
+/// refuse on their own account never get there.
+pub fn refuse_subinterpreters() -> PyResult<()> {
+    // SAFETY: attached, because a module is being imported.
+    let number = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if number == 0 {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(
+        "penstock does not support subinterpreters: import it in the main interpreter, whose tasks share one runtime",
+    ))
 }
 
 /// What `threading.get_ident()` gives here.

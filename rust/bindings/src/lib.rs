@@ -41,8 +41,8 @@ mod _core {
         channel::ChannelObject,
         memory::{Buffer, BufferPool, BufferStats},
         runtime::{
-            _after_fork_in_child, _at_exit, _configure, _frames_match, _runtime_stats,
-            _uses_fibers, build_profile,
+            _after_fork_in_child, _at_exit, _configure, _frames_match, _runtime_state,
+            _runtime_stats, _uses_fibers, build_profile,
         },
         task::TaskObject,
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
@@ -51,6 +51,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
+        crate::interpreter::refuse_subinterpreters()?;
         crate::error::load(py)?;
         crate::fiber::load(py)?;
         crate::operation::load(py)?;

@@ -436,6 +436,16 @@ pub fn _runtime_stats(py: Python<'_>) -> PyResult<(usize, [u64; 9])> {
     ))
 }
 
+/// "not started", "running" or "stopped".
+#[pyfunction]
+pub fn _runtime_state() -> &'static str {
+    match (is_over(), running()) {
+        (true, _) => "stopped",
+        (false, None) => "not started",
+        (false, Some(_)) => "running",
+    }
+}
+
 /// Whether plain tasks of the default runtime park as fibers.
 #[pyfunction]
 pub fn _uses_fibers(py: Python<'_>) -> PyResult<bool> {
