@@ -333,6 +333,22 @@ def test_queued_children_never_run_once_the_group_failed() -> None:
     assert ran == []
 
 
+def test_a_child_that_ends_while_the_group_is_being_cancelled_starts_no_queued_one(wait_until: Any) -> None:
+    """`cancel` takes its time with many tasks; one that it has ended must not let another begin."""
+    gate = Channel[None]()
+    ran: list[int] = []
+    with Group(limit=1) as group:
+        group.go(gate.recv)
+        queued = group.go(ran.append, 1)
+        group._state = "cancelled"  # what `cancel` does first
+        gate.send(None)
+        wait_until(lambda: len(group._tasks) == 1)
+        assert not queued.done()
+        group.cancel()
+    assert queued.cancelled()
+    assert ran == []
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(limit: int) -> None:
     with pytest.raises(ValueError, match=rf"limit.*{limit}"):
