@@ -331,7 +331,9 @@ def test_a_task_may_catch_the_foreign_future_error_and_go_on() -> None:
 REFUSED: list[tuple[str, Callable[[Channel[int], Task[int]], object]]] = [
     ("arecv", lambda channel, task: channel.recv()),
     ("asend", lambda channel, task: channel.send(1)),
-    ("await", lambda channel, task: task.result()),
+    ("aresult", lambda channel, task: task.result()),
+    ("aexception", lambda channel, task: task.exception()),
+    ("asleep(0)", lambda channel, task: penstock.yield_now()),
     ("asleep", lambda channel, task: penstock.sleep(0.01)),
     ("async for", lambda channel, task: list(channel)),
 ]

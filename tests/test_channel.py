@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import gc
 import pickle
+import re
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -42,10 +43,36 @@ def test_a_negative_capacity_is_refused(capacity: int) -> None:
         Channel[int](capacity)
 
 
-@pytest.mark.parametrize("capacity", ["3", 1.5, [], object()])
+@pytest.mark.parametrize("capacity", ["3", 1.5, [], None])
 def test_a_capacity_that_is_no_integer_is_refused(capacity: Any) -> None:
-    with pytest.raises(TypeError, match="capacity"):
+    """`None` too: that is to be an unbounded channel, which a rendezvous must not stand in for."""
+    with pytest.raises(
+        TypeError, match=rf"capacity must be an int from 0 to \d+, not {re.escape(repr(capacity))}"
+    ):
         Channel[int](capacity)
+
+
+def test_a_capacity_that_no_memory_is_there_for_is_refused(run_program: Any) -> None:
+    with pytest.raises(ValueError, match=r"capacity must be an int from 0 to \d+, not 4294967296"):
+        Channel[int](1 << 32)
+    run_program(
+        """
+        import resource, penstock
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+        try:
+            penstock.Channel(4_000_000_000)
+        except MemoryError as error:
+            print(error)
+        """,
+        stdout="there is no memory for a channel with capacity=4000000000\n",
+    )
+
+
+def test_a_name_is_a_string_or_none() -> None:
+    assert Channel[int](name="lines").name == "lines"
+    assert Channel[int]().name is None
+    with pytest.raises(TypeError, match="name must be None or a string, not 3"):
+        Channel[int](name=3)  # type: ignore[arg-type]
 
 
 def test_the_default_is_a_rendezvous() -> None:
@@ -64,12 +91,22 @@ def test_capacity_and_length_are_as_asked() -> None:
     assert len(channel) == 3
 
 
-def test_the_repr_has_the_name_and_the_state() -> None:
+def test_the_repr_has_the_name_the_id_and_the_state() -> None:
     channel = Channel[int](2, name="lines")
-    assert "lines" in repr(channel)
-    before = repr(channel)
+    channel.send(1)
+    assert re.fullmatch(r"<penstock\.Channel 'lines' at 0x[0-9a-f]+: open, 1/2>", repr(channel))
+    assert repr(channel) != repr(Channel[int](2, name="lines"))
     channel.close()
-    assert repr(channel) != before
+    assert repr(channel).endswith(": closed, 1/2>")
+    assert re.fullmatch(r"<penstock\.Channel at 0x[0-9a-f]+: open, 0/0>", repr(Channel[int]()))
+
+
+def test_what_is_not_there_yet_is_absent_and_not_stubbed() -> None:
+    for name in ("send_many", "recv_many", "asend_many", "arecv_many", "sender", "receiver", "on_pressure"):
+        assert not hasattr(Channel, name)
+    for argument in ("overflow", "rate"):
+        with pytest.raises(TypeError, match=argument):
+            Channel[int](1, **{argument: None})
 
 
 def test_a_channel_is_weakly_referenceable_and_is_neither_copied_nor_pickled() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
+import re
 import sys
 import threading
+import weakref
 from typing import Any
 
 import penstock
@@ -329,6 +333,22 @@ def test_queued_children_never_run_once_the_group_failed() -> None:
     assert ran == []
 
 
+def test_a_child_that_ends_while_the_group_is_being_cancelled_starts_no_queued_one(wait_until: Any) -> None:
+    """`cancel` takes its time with many tasks; one that it has ended must not let another begin."""
+    gate = Channel[None]()
+    ran: list[int] = []
+    with Group(limit=1) as group:
+        group.go(gate.recv)
+        queued = group.go(ran.append, 1)
+        group._state = "cancelled"  # what `cancel` does first
+        gate.send(None)
+        wait_until(lambda: len(group._tasks) == 1)
+        assert not queued.done()
+        group.cancel()
+    assert queued.cancelled()
+    assert ran == []
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(limit: int) -> None:
     with pytest.raises(ValueError, match=rf"limit.*{limit}"):
@@ -338,6 +358,38 @@ def test_a_limit_below_one_is_refused(limit: int) -> None:
 def test_a_limit_that_is_no_integer_is_refused() -> None:
     with pytest.raises(TypeError, match="limit"):
         Group(limit="3")  # type: ignore[arg-type]
+
+
+def test_a_group_shows_its_id_and_state_and_is_neither_copied_nor_pickled() -> None:
+    group = Group()
+    assert re.fullmatch(r"<penstock\.Group at 0x[0-9a-f]+: new, 0 tasks>", repr(group))
+    for refused in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="a Group cannot be pickled or copied: its tasks run"):
+            refused(group)  # type: ignore[operator]
+    assert weakref.ref(group)() is group
+    gate = Channel[None]()
+    with group:
+        group.go(gate.recv)
+        assert repr(group).endswith(": open, 1 tasks>")
+        gate.send(None)
+    assert repr(group).endswith(": closed, 0 tasks>")
+    with pytest.raises(RuntimeError, match="closed"):
+        group.go(int)
+    with pytest.raises(RuntimeError, match="once"), group:
+        pass
+
+
+def test_go_of_a_group_refuses_what_go_does_and_leaves_the_group_open() -> None:
+    async def work() -> None: ...
+
+    coroutine = work()
+    with Group() as group:
+        with pytest.raises(TypeError, match="fn must be callable, not 3"):
+            group.go(3)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match=r"go\(fn, \*args\)"):
+            group.go(coroutine)  # type: ignore[call-overload]
+        assert group.go(int).result(timeout=LIMIT) == 0
+    coroutine.close()
 
 
 # async with

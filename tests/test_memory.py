@@ -521,6 +521,22 @@ def test_a_limit_below_one_is_a_value_error(max_bytes: int) -> None:
         BufferPool(max_bytes)
 
 
+@pytest.mark.parametrize("zero", [1, None, "no"])
+def test_zero_is_a_bool(zero: object) -> None:
+    with pytest.raises(TypeError, match=f"zero must be a bool, not {zero!r}"):
+        BufferPool(zero=zero)  # type: ignore[arg-type]
+
+
+def test_what_is_not_there_yet_is_absent_and_not_stubbed(pool: BufferPool) -> None:
+    for name in ("warm", "trim", "scope"):
+        assert not hasattr(BufferPool, name)
+    for argument in ("numa", "huge_pages"):
+        with pytest.raises(TypeError, match=argument):
+            BufferPool(**{argument: None})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="node"):
+        pool.acquire(1, node=0)  # type: ignore[call-arg]
+
+
 def test_other_bad_arguments(pool: BufferPool) -> None:
     with pytest.raises(TypeError, match="max_bytes"):
         BufferPool("many")  # type: ignore[arg-type]

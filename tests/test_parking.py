@@ -7,6 +7,7 @@ import gc
 import importlib
 import logging
 import sys
+import textwrap
 import threading
 import types
 import weakref
@@ -531,6 +532,194 @@ def test_what_a_parked_task_refers_to_survives_a_collection_and_is_collected_aft
     assert all(task.result(timeout=LIMIT) for task in tasks)
     gc.collect()
     assert all(reference() is None for reference in references)
+
+
+# The self-test at start
+
+LYING = """
+counts, references_to = {{}}, _core._references_to
+def lying(target):
+    call = counts[target] = counts.get(target, 0) + 1
+    return references_to(target) + (isinstance(target, type) == {of_class} and {lie})
+_core._references_to = lying
+"""
+
+BREAKAGES = {
+    "frames": ("_core._frames_match = lambda: False", "frames are laid out otherwise"),
+    "a park that raises": (
+        """
+def leave_for(target):
+    raise OSError("no stack")
+_core._leave_for = leave_for
+""",
+        "raised OSError('no stack')",
+    ),
+    "a sort that comes back wrong": (
+        "_parking.sorted = lambda values, key: [value for value in values if key(value) is not None]",
+        "the order [0, 1, 2]",
+    ),
+    "another call than the one on the stack": (
+        "leave = _core._leave_for; _core._leave_for = lambda target: (leave(target), 'a stranger')[1]",
+        "a function that was defined anew meanwhile did not get the call",
+    ),
+    "a function that is not held": (
+        LYING.format(of_class=False, lie="-(call == 2)"),
+        "does not keep the function",
+    ),
+    "a class that is not held": (
+        LYING.format(of_class=True, lie="-(call == 2)"),
+        "does not keep the type",
+    ),
+    "a class that is held for ever": (
+        LYING.format(of_class=True, lie="(call == 3)"),
+        "a stack keeps the type",
+    ),
+    "the GIL": ("sys.abiflags = 't'; sys._is_gil_enabled = lambda: True", "the GIL of this free-threaded"),
+}
+
+
+def _broken(breakage: str, source: str) -> str:
+    head = "import penstock, warnings\nfrom penstock import _core, _parking\n"
+    return head + breakage + "\n" + textwrap.dedent(source)
+
+
+@pytest.mark.parametrize(("breakage", "reason"), BREAKAGES.values(), ids=BREAKAGES.keys())
+def test_where_the_self_test_fails_tasks_park_on_threads_after_one_warning_that_says_why(
+    run_program: Any, breakage: str, reason: str
+) -> None:
+    source = """
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            channel = penstock.Channel()
+            task = penstock.go(channel.recv)
+            channel.send(5)
+            print(task.result(timeout=30), _core._uses_fibers())
+        assert [warning.category for warning in caught] == [RuntimeWarning], caught
+        print(caught[0].message)
+    """
+    ended = run_program(_broken(breakage, source))
+    first, second = ended.stdout.splitlines()
+    assert first == "5 False"
+    assert reason in second
+    assert "thread" in second
+
+
+@pytest.mark.parametrize(("breakage", "reason"), BREAKAGES.values(), ids=BREAKAGES.keys())
+def test_where_the_self_test_fails_fibers_that_were_asked_for_are_an_error_that_says_why(
+    run_program: Any, breakage: str, reason: str
+) -> None:
+    source = """
+        penstock.configure(parking="fiber")
+        try:
+            penstock.go(int)
+        except RuntimeError as error:
+            print(error)
+        penstock.configure(parking="thread")  # nothing has started, so it may still be chosen
+        assert penstock.go(int, 7).result(timeout=30) == 7
+        assert not _core._uses_fibers()
+    """
+    ended = run_program(_broken(breakage, source))
+    assert reason in ended.stdout
+    assert "fiber" in ended.stdout
+
+
+@pytest.mark.skipif("t" not in sys.abiflags, reason="with the GIL a stack counts its references itself")
+def test_a_park_that_holds_nothing_is_found_out(run_program: Any) -> None:
+    """As the rest of the interpreter sees it: without the hold, a collection would take the function."""
+    breakage = "_core._leave_for = lambda target: (target.switch(), None)[1]"
+    run_program(
+        _broken(breakage, "print(_parking.obstacle())"),
+        stdout="a parked stack does not keep the function that it is about to call\n",
+    )
+
+
+@pytest.mark.skipif("t" not in sys.abiflags, reason="it is always on")
+def test_with_the_gil_turned_on_a_free_threaded_build_parks_on_threads(run_program: Any) -> None:
+    ended = run_program(
+        "import penstock; print(penstock.go(int).result(timeout=30), penstock._core._uses_fibers())",
+        env={"PYTHON_GIL": "1"},
+        stdout="0 False\n",
+        stderr=None,
+    )
+    assert ended.stderr.count("RuntimeWarning") == 1
+    assert "PYTHON_GIL" in ended.stderr
+
+
+def test_the_self_test_passes_runs_once_and_not_for_threads(run_program: Any) -> None:
+    source = """
+        calls = []
+        frames = _core._frames_match
+        _core._frames_match = lambda: (calls.append(1), frames())[1]
+        penstock.configure(parking={parking!r})
+        for _ in range(3):
+            penstock.go(int).result(timeout=30)
+        pid = os.fork() if {forks} else 0
+        penstock.go(int).result(timeout=30)
+        print(len(calls), _core._uses_fibers())
+        os._exit(0 if not pid else os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    for parking, said in (("auto", "1 True\n"), ("fiber", "1 True\n"), ("thread", "0 False\n")):
+        run_program(_broken("", source.format(parking=parking, forks=False)), stdout=said)
+    run_program(_broken("", source.format(parking="auto", forks=True)), stdout="1 True\n" * 2, stderr=None)
+
+
+def test_a_runtime_may_start_inside_a_collection_an_import_and_a_greenlet(
+    run_program: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "starts_it.py").write_text(
+        "import penstock\nvalue = penstock.go(int, 3).result(timeout=30)\n"
+    )
+    run_program(
+        """
+        import gc, penstock
+        class Cyclic:
+            def __del__(self):
+                got.append(penstock.go(int, 3).result(timeout=30))
+        got, cyclic = [], Cyclic()
+        cyclic.me = cyclic
+        del cyclic
+        gc.collect()
+        gc.collect()
+        Cyclic.__del__, cyclic = lambda self: got.append(4), Cyclic()
+        cyclic.me = cyclic
+        del cyclic
+        gc.collect()
+        print(got, penstock._core._uses_fibers())
+        """,
+        stdout="[3, 4] True\n",
+    )
+    run_program("import starts_it; print(starts_it.value)", stdout="3\n", env={"PYTHONPATH": str(tmp_path)})
+    run_program(
+        """
+        import greenlet, penstock
+        print(greenlet.greenlet(lambda: penstock.go(int, 3).result(timeout=30)).switch())
+        """,
+        stdout="3\n",
+    )
+
+
+def test_no_room_for_the_self_test_is_no_verdict(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock
+        def descend():
+            try:
+                descend()
+            except RecursionError:
+                try:
+                    penstock.go(int)
+                except RecursionError:
+                    seen.append(1)
+                raise
+        seen = []
+        try:
+            descend()
+        except RecursionError:
+            pass
+        print(penstock.go(int, 3).result(timeout=30), penstock._core._uses_fibers())
+        """,
+        stdout="3 True\n",
+    )
 
 
 # Tools

@@ -70,9 +70,9 @@ def test_go_runs_any_plain_callable() -> None:
 
 
 def test_go_refuses_what_is_not_callable() -> None:
-    with pytest.raises(TypeError, match="42"):
+    with pytest.raises(TypeError, match="fn must be callable, not 42"):
         go(42)  # type: ignore[call-overload]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="fn"):
         go()  # type: ignore[call-overload]
 
 
@@ -577,7 +577,7 @@ def test_an_error_in_a_callback_stops_neither_the_task_nor_the_other_callbacks(
 
 def test_a_callback_must_be_callable() -> None:
     task = go(int)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="fn must be callable, not 3"):
         task.add_done_callback(3)  # type: ignore[arg-type]
     task.result(timeout=LIMIT)
 
@@ -599,7 +599,14 @@ def test_the_repr_has_name_id_and_state() -> None:
     assert str(task.id) in waiting
     gate.send(1, timeout=LIMIT)
     task.result(timeout=LIMIT)
-    assert repr(task) != waiting
+    assert repr(task) == f"<penstock.Task {task.name} finished>"
+    assert str(task.id) in task.name
+    failed, cancelled = go(int, "x"), parked_task(Channel())
+    assert isinstance(failed.exception(timeout=LIMIT), ValueError)
+    cancelled.cancel()
+    with pytest.raises(Cancelled):
+        cancelled.result(timeout=LIMIT)
+    assert [repr(failed).split()[-1], repr(cancelled).split()[-1]] == ["failed>", "cancelled>"]
 
 
 def test_a_task_is_weakly_referenceable_and_is_neither_copied_nor_pickled() -> None:
@@ -668,6 +675,39 @@ def test_an_exception_somebody_retrieved_is_not_reported(how: str, monkeypatch: 
     del task
     gc.collect()
     assert reports == []
+
+
+def test_an_exception_that_was_awaited_is_not_reported(run_program: Any) -> None:
+    """The reports would show on standard error, which has to stay empty."""
+    run_program(
+        """
+        import asyncio, gc, penstock
+        def fail():
+            raise ValueError
+        async def main():
+            for awaitable in (penstock.go(fail), penstock.go(fail).aresult(), penstock.go(fail).aexception()):
+                try:
+                    await awaitable
+                except ValueError:
+                    pass
+        penstock.go(main).result()
+        asyncio.run(main())
+        gc.collect()
+        """
+    )
+
+
+def test_a_subclass_of_cancelled_ends_a_task_as_cancelled() -> None:
+    class Stop(Cancelled):
+        pass
+
+    def body() -> None:
+        raise Stop("why")
+
+    task = go(body)
+    with pytest.raises(Cancelled):
+        task.result(timeout=LIMIT)
+    assert task.cancelled()
 
 
 # Context
@@ -782,6 +822,40 @@ def test_exceptions_pickle(name: str) -> None:
     assert again.args == ("why",)
 
 
+def test_exceptions_that_were_raised_pickle_with_what_was_added_to_them() -> None:
+    channel = Channel[int]()
+    raised: list[BaseException] = []
+    with pytest.raises(ExceptionGroup), Group() as group:
+        group.go(divmod, 1, 0)
+        try:
+            channel.recv()
+        except Cancelled as cancelled:  # it refers to its group, which cannot be pickled
+            cancelled.add_note("in this test")
+            raised.append(cancelled)
+            raise
+    channel.close()
+    for call in (channel.recv, channel.recv_nowait, lambda: channel.send(1)):
+        try:
+            call()
+        except penstock.ChannelClosed as closed:
+            raised.append(closed)
+    for error in raised:
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), again.args) == (type(error), error.args)
+        assert copy.copy(error).args == error.args
+    assert pickle.loads(pickle.dumps(raised[0])).__notes__ == ["in this test"]
+    assert len(raised) == 4
+
+
+def test_what_is_not_there_yet_is_absent_and_not_stubbed() -> None:
+    absent = (
+        "select select_nowait aselect after tick blocking ablocking pinned spawn timeout move_on_after map wait "
+        "await_ as_completed Executor Runtime Lock Event Semaphore Barrier Condition WaitGroup Once AtomicInt "
+        "AtomicBool AtomicRef ObjectPool manage_gc GcPolicy memviz tasks leaks trace Rate Selected Deadlock"
+    )
+    assert [name for name in absent.split() if hasattr(penstock, name)] == []
+
+
 def test_what_the_package_exports_is_there_and_documented() -> None:
     for name in penstock.__all__:
         value = getattr(penstock, name)
@@ -820,6 +894,33 @@ def test_the_stats_are_a_frozen_dataclass_with_the_promised_fields() -> None:
         stats.workers = 3  # type: ignore[misc]
 
 
+def test_the_runtime_shows_itself_without_starting_and_is_neither_copied_nor_pickled(
+    run_program: Any,
+) -> None:
+    run_program(
+        """
+        import atexit, copy, pickle, weakref, penstock
+        runtime = penstock.default_runtime()
+        print(repr(runtime).split(": ")[1])
+        print(penstock._core._runtime_state(), len(threading.enumerate()))
+        for refused in (pickle.dumps, copy.copy, copy.deepcopy):
+            try:
+                refused(runtime)
+            except TypeError as error:
+                assert "runtime" in str(error), error
+            else:
+                raise AssertionError("accepted")
+        assert weakref.ref(runtime)() is runtime
+        assert hex(id(runtime)) in repr(runtime) and "default" in repr(runtime)
+        penstock.go(int).result()
+        print(repr(runtime).split(": ")[1])
+        atexit.register(lambda: print(repr(runtime).split(": ")[1]))
+        """,
+        stdout="not started>\nnot started 1\nrunning, 2 workers, 0 tasks>\nstopped>\n",
+        env={"PENSTOCK_WORKERS": "2"},
+    )
+
+
 def test_configure_before_the_first_use_sets_the_workers(run_program: Any) -> None:
     run_program(
         """
@@ -846,7 +947,7 @@ def test_the_environment_sets_the_workers(run_program: Any) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("workers", 0), ("workers", -1), ("parking", "coroutine")],
+    [("workers", 0), ("workers", -1), ("workers", "2"), ("parking", "coroutine"), ("parking", 3)],
 )
 def test_configure_names_a_bad_argument(run_program: Any, argument: str, value: object) -> None:
     run_program(
@@ -854,8 +955,8 @@ def test_configure_names_a_bad_argument(run_program: Any, argument: str, value: 
         import penstock
         try:
             penstock.configure({argument}={value!r})
-        except ValueError as error:
-            assert {argument!r} in str(error) and {str(value)!r} in str(error), error
+        except (ValueError, TypeError) as error:
+            assert {argument!r} in str(error) and repr({value!r}) in str(error), error
         else:
             raise AssertionError("accepted")
         """

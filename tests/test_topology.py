@@ -118,6 +118,11 @@ def test_an_absent_path_is_an_os_error_that_names_it(tmp_path: Path) -> None:
     assert os.fspath(path) in str(caught.value)
 
 
+def test_a_path_that_is_none_is_named_with_its_value() -> None:
+    with pytest.raises(TypeError, match=r"path must be a str or an os\.PathLike, not 3"):
+        Topology.from_sysfs(3)  # type: ignore[arg-type]
+
+
 def test_a_folder_without_a_sysfs_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="devices/system"):
         Topology.from_sysfs(tmp_path)

@@ -106,7 +106,8 @@ class Group:
                 self._queue.remove(task)
             except ValueError:
                 self._running -= 1
-            following = self._queue.popleft() if self._queue else None
+            # Once the group is being cancelled nothing starts: what is queued waits for `cancel` to reach it.
+            following = self._queue.popleft() if self._queue and self._state != "cancelled" else None
             if following is not None:
                 self._running += 1
             first = failure is not None and not self._failures
@@ -165,7 +166,7 @@ class Group:
             return next(iter(self._tasks), None)
 
     def __repr__(self) -> str:
-        return f"<penstock.Group {self._state}, {len(self._tasks)} tasks>"
+        return f"<penstock.Group at {id(self):#x}: {self._state}, {len(self._tasks)} tasks>"
 
     def __reduce__(self) -> str:
         raise TypeError("a Group cannot be pickled or copied: its tasks run in this process only")

@@ -51,18 +51,25 @@ class DefaultRuntime:
         return RuntimeStats(workers, *counts)
 
     def __repr__(self) -> str:
-        stats = self.stats()
-        return f"<penstock default runtime, {stats.workers} workers, {stats.tasks_live} tasks>"
+        state: str = _core._runtime_state()  # to be shown is no use: it starts nothing
+        if state == "running":
+            stats = self.stats()
+            state = f"running, {stats.workers} workers, {stats.tasks_live} tasks"
+        return f"<penstock.DefaultRuntime 'default' at {id(self):#x}: {state}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a runtime cannot be pickled or copied: its threads run in this process only")
 
 
 _DEFAULT = DefaultRuntime()
 
 
 def default_runtime() -> DefaultRuntime:
-    """The default runtime, started if need be.
+    """The default runtime, whether it has started or not.
 
-    Raises:
-        RuntimeError: the interpreter is about to exit.
+    >>> import penstock
+    >>> penstock.default_runtime() is penstock.default_runtime()
+    True
     """
     return _DEFAULT
 

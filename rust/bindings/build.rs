@@ -3,6 +3,8 @@
 
 use std::{env, path::PathBuf, process::Command};
 
+use pyo3_build_config::PythonImplementation;
+
 /// Where the headers are, for a build that cannot run its interpreter (cross-compiling).
 const INCLUDE_DIRECTORY: &str = "PENSTOCK_PYTHON_INCLUDE";
 
@@ -13,6 +15,7 @@ for name in dict.fromkeys((sysconfig.get_path('include'), sysconfig.get_path('pl
 ";
 
 fn main() {
+    refuse_what_cannot_work();
     pyo3_build_config::use_pyo3_cfgs();
     println!("cargo::rerun-if-changed=src/interpreter.c");
     println!("cargo::rerun-if-env-changed={INCLUDE_DIRECTORY}");
@@ -27,6 +30,19 @@ fn main() {
             .flag(directory.to_str().expect("a path in UTF-8"));
     }
     build.compile("penstock_interpreter");
+}
+
+/// Says in a sentence what would otherwise fail with many of the C compiler's.
+fn refuse_what_cannot_work() {
+    assert!(
+        env::var_os("CARGO_CFG_WINDOWS").is_none(),
+        "penstock does not support Windows: it runs on Linux and macOS"
+    );
+    let implementation = pyo3_build_config::get().implementation();
+    assert!(
+        implementation == PythonImplementation::CPython,
+        "penstock does not support {implementation}: it runs on CPython 3.11 or newer"
+    );
 }
 
 fn include_directories() -> Vec<PathBuf> {

@@ -17,7 +17,7 @@ use penstock_core::{
 };
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::{PyTypeError, PyValueError},
+    exceptions::{PyMemoryError, PyTypeError, PyValueError},
     ffi,
     prelude::*,
     types::PyString,
@@ -25,7 +25,7 @@ use pyo3::{
 
 use crate::{
     boundary::Caller,
-    convert::{Patience, parse},
+    convert::{Passed, Patience, parse},
     error::{Failure, Raised},
     hot::Definition,
     object::Object,
@@ -99,11 +99,11 @@ impl ChannelObject {
 #[pymethods]
 impl ChannelObject {
     #[new]
-    #[pyo3(signature = (capacity=None, *, name=None), text_signature = "(capacity=0, *, name=None)")]
-    fn new(capacity: Option<&Bound<'_, PyAny>>, name: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (capacity=Passed::No, *, name=None), text_signature = "(capacity=0, *, name=None)")]
+    fn new(capacity: Passed<'_>, name: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let capacity = match capacity {
-            None => 0,
-            Some(value) => capacity_of(value)?,
+            Passed::No => 0,
+            Passed::As(value) => capacity_of(&value)?,
         };
         if let Some(name) = name
             && !name.is_instance_of::<PyString>()
@@ -113,8 +113,13 @@ impl ChannelObject {
                 name.repr()?
             )));
         }
+        let Some(core) = Channel::try_bounded(capacity, mode()) else {
+            return Err(PyMemoryError::new_err(format!(
+                "there is no memory for a channel with capacity={capacity}"
+            )));
+        };
         Ok(Self {
-            core: Channel::bounded(capacity, mode()),
+            core,
             // SAFETY: alive, and attached.
             name: Mutex::new(name.map(|name| unsafe { Object::new(name.as_ptr()) })),
         })
@@ -181,7 +186,7 @@ impl ChannelObject {
         let this = slf.get();
         let name = match this.name(slf.py()) {
             Some(name) => format!(" {}", name.bind(slf.py()).repr()?),
-            None => format!(" at {:p}", slf.as_ptr()),
+            None => String::new(),
         };
         let state = if this.core.is_closed() {
             "closed"
@@ -189,7 +194,8 @@ impl ChannelObject {
             "open"
         };
         Ok(format!(
-            "<penstock.Channel{name} {state}, {}/{}>",
+            "<penstock.Channel{name} at {:p}: {state}, {}/{}>",
+            slf.as_ptr(),
             this.core.len(),
             this.core.capacity()
         ))
@@ -226,12 +232,17 @@ impl ChannelObject {
     }
 }
 
+/// The slots that a position of the core's ring has room for.
+const CAPACITY_MAX: usize = u32::MAX as usize;
+
 fn capacity_of(value: &Bound<'_, PyAny>) -> PyResult<usize> {
     let refuse = |kind: fn(String) -> PyErr| -> PyErr {
         let shown = value
             .repr()
             .map_or_else(|_| "?".to_owned(), |text| text.to_string());
-        kind(format!("capacity must be an int >= 0, not {shown}"))
+        kind(format!(
+            "capacity must be an int from 0 to {CAPACITY_MAX}, not {shown}"
+        ))
     };
     // SAFETY: alive, and attached.
     if value.is_none() || unsafe { ffi::PyIndex_Check(value.as_ptr()) } == 0 {
@@ -240,7 +251,7 @@ fn capacity_of(value: &Bound<'_, PyAny>) -> PyResult<usize> {
     value
         .extract::<usize>()
         .ok()
-        .filter(|capacity| u32::try_from(*capacity).is_ok())
+        .filter(|capacity| *capacity <= CAPACITY_MAX)
         .ok_or_else(|| refuse(PyValueError::new_err))
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pyo3::{
+    Borrowed,
     exceptions::{PyTypeError, PyValueError},
     ffi,
     prelude::*,
@@ -10,6 +11,20 @@ use pyo3::{
 };
 
 use crate::error::{Raised, raise};
+
+/// An argument that may be left out. Unlike an `Option` it tells `None` from nothing.
+pub enum Passed<'py> {
+    No,
+    As(Bound<'py, PyAny>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Passed<'py> {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self::As(value.to_owned()))
+    }
+}
 
 /// How long a call may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,9 +20,18 @@ use std::{
 };
 
 use penstock_core::scheduler::{Machine, Stack};
-use pyo3::{exceptions::PyImportError, ffi, prelude::*};
+use pyo3::{
+    exceptions::{PyImportError, PyRuntimeError},
+    ffi,
+    prelude::*,
+};
 
-use crate::{context::Base, interpreter::DeferredHold};
+use crate::{
+    context::Base,
+    error::raise,
+    hot::Definition,
+    interpreter::{self, DeferredHold},
+};
 
 /// Places in greenlet's table of functions (its `greenlet.h`).
 const NEW: usize = 3;
@@ -76,8 +85,8 @@ pub fn load(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-static LOOP_DEFINITION: crate::hot::Definition =
-    crate::hot::Definition::no_args(c"_loop", loop_entry, c"Runs tasks until its thread ends.");
+static LOOP_DEFINITION: Definition =
+    Definition::no_args(c"_loop", loop_entry, c"Runs tasks until its thread ends.");
 
 /// What the bindings keep for each stack.
 pub struct StackState {
@@ -87,6 +96,16 @@ pub struct StackState {
     hold: DeferredHold,
     /// The context that tasks without one of their own run in.
     pub base: Base,
+}
+
+impl Default for StackState {
+    fn default() -> Self {
+        Self {
+            greenlet: ptr::null_mut(),
+            hold: DeferredHold::new(),
+            base: Base::default(),
+        }
+    }
 }
 
 impl StackState {
@@ -104,14 +123,9 @@ impl StackState {
 /// Makes a stack for `machine`, and makes it the current one.
 fn new_stack_of(machine: &'static Machine) -> NonNull<Stack> {
     let stack = Stack::new(machine);
-    stack.host.set(
-        Box::into_raw(Box::new(StackState {
-            greenlet: ptr::null_mut(),
-            hold: DeferredHold::new(),
-            base: Base::default(),
-        }))
-        .cast(),
-    );
+    stack
+        .host
+        .set(Box::into_raw(Box::<StackState>::default()).cast());
     let stack = NonNull::from(Box::leak(stack));
     machine.set_current_stack(stack);
     stack
@@ -157,7 +171,7 @@ pub unsafe fn switch(from: NonNull<Stack>, to: NonNull<Stack>) -> bool {
     // SAFETY: both are stacks of this thread.
     let target = unsafe { state(to.as_ref()).greenlet };
     // SAFETY: `from` is the stack that runs.
-    unsafe { leave(from, target) }
+    unsafe { leave(state(from.as_ref()), target) }
 }
 
 /// The host's `new_stack`.
@@ -166,20 +180,20 @@ pub unsafe fn switch(from: NonNull<Stack>, to: NonNull<Stack>) -> bool {
 /// See `Host::new_stack`.
 pub unsafe fn new_stack(from: NonNull<Stack>) -> bool {
     // SAFETY: `from` is the stack that runs; the hub waits at the base of this thread.
-    unsafe { leave(from, HUB.get()) }
+    unsafe { leave(state(from.as_ref()), HUB.get()) }
 }
 
-/// Leaves `from` for the greenlet `target`, until somebody switches back.
+/// Leaves the stack of `from` for the greenlet `target`, until somebody switches back.
 ///
 /// # Safety
-/// `from` is the stack that runs, `target` a greenlet of this thread.
+/// `from` is of the stack that runs, on the heap, and stays there; `target` is a greenlet of this thread.
 #[inline]
-unsafe fn leave(from: NonNull<Stack>, target: *mut ffi::PyObject) -> bool {
+unsafe fn leave(from: *mut StackState, target: *mut ffi::PyObject) -> bool {
     // SAFETY: on this thread, attached, with greenlet loaded. What is written to the stack's state is read on this
     // thread only. Nothing with a destructor is alive across the switch.
     unsafe {
         let here = function::<GetCurrent>(GET_CURRENT)();
-        let old = std::mem::replace(&mut state(from.as_ref()).greenlet, here);
+        let old = std::mem::replace(&mut (*from).greenlet, here);
         ffi::Py_XDECREF(old);
         let result = function::<Switch>(SWITCH)(target, ptr::null_mut(), ptr::null_mut());
         if result.is_null() {
@@ -189,6 +203,62 @@ unsafe fn leave(from: NonNull<Stack>, target: *mut ffi::PyObject) -> bool {
         true
     }
 }
+
+/// `_leave_for(greenlet)`: a park without a task, for the self-test at start (`penstock._parking`).
+///
+/// It holds, leaves and releases by the functions that a park uses, in their order.
+unsafe extern "C-unwind" fn leave_for(
+    _: *mut ffi::PyObject,
+    target: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython, attached; greenlet raises where `target` is no greenlet of this thread. The state
+    // is on the heap and referred to by pointer, so nothing with a destructor is alive across the switch.
+    unsafe {
+        let py = Python::assume_attached();
+        let state = Box::into_raw(Box::<StackState>::default());
+        let mut back = false;
+        if (*state).hold(py, true) {
+            back = leave(state, target);
+            (*state).release(py);
+        } else {
+            raise(py, PyRuntimeError::new_err("the stack cannot be left now"));
+        }
+        ffi::Py_CLEAR(&raw mut (*state).greenlet);
+        drop(Box::from_raw(state));
+        if back {
+            ffi::Py_NewRef(ffi::Py_None())
+        } else {
+            ptr::null_mut()
+        }
+    }
+}
+
+/// `_references_to(object)`: how many the interpreter counts, as far as this thread can see.
+unsafe extern "C-unwind" fn references_to(
+    _: *mut ffi::PyObject,
+    object: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython, attached, with an argument that is alive.
+    unsafe {
+        ffi::PyLong_FromSsize_t(interpreter::references_to(
+            Python::assume_attached(),
+            object,
+        ))
+    }
+}
+
+pub static FUNCTIONS: [Definition; 2] = [
+    Definition::one_arg(
+        c"_leave_for",
+        leave_for,
+        c"_leave_for(greenlet, /)\n--\n\nParks without a task: leaves this stack for that of the greenlet.",
+    ),
+    Definition::one_arg(
+        c"_references_to",
+        references_to,
+        c"_references_to(object, /)\n--\n\nHow many references to it are counted, as far as this thread sees.",
+    ),
+];
 
 /// Runs a loop in its greenlet. A raw entry, because a forced unwind may pass through.
 unsafe extern "C-unwind" fn loop_entry(

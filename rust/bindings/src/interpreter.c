@@ -384,3 +384,21 @@ penstock_free_hold(struct penstock_hold *hold)
 }
 
 #endif /* Py_GIL_DISABLED */
+
+/* Counts -------------------------------------------------------------------------------------- */
+
+/* How many references to `object` are counted: on the object, and without the GIL also in this thread's table,
+ * where the counts of code and classes are (`count` above). */
+Py_ssize_t
+penstock_references_to(PyObject *object)
+{
+    Py_ssize_t references = Py_REFCNT(object);
+#ifdef Py_GIL_DISABLED
+    _PyThreadStateImpl *thread = counting_thread();
+    size_t index = thread != NULL ? count_index(object) : SIZE_MAX;
+    if (thread != NULL && index < (size_t)thread->refcounts.size) {
+        references += thread->refcounts.values[index];
+    }
+#endif
+    return references;
+}

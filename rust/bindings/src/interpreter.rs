@@ -6,7 +6,8 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pyo3::ffi::{PyObject, PyObject_Size};
+use pyo3::exceptions::PyImportError;
+use pyo3::ffi::{self, Py_ssize_t, PyObject, PyObject_Size};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -22,7 +23,7 @@ static MODULE_LOCKS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
 mod shim {
     use std::ffi::c_int;
 
-    use pyo3::ffi::PyObject;
+    use pyo3::ffi::{Py_ssize_t, PyObject};
 
     unsafe extern "C" {
         pub fn penstock_current_context() -> *mut PyObject;
@@ -30,6 +31,7 @@ mod shim {
         pub fn penstock_this_thread() -> usize;
         pub fn penstock_function_kind(callable: *mut PyObject) -> c_int;
         pub fn penstock_runs_in_file(filename: *mut PyObject) -> c_int;
+        pub fn penstock_references_to(object: *mut PyObject) -> Py_ssize_t;
     }
 
     /// `struct penstock_hold`: only `interpreter.c` looks inside.
@@ -149,6 +151,13 @@ pub fn frames_match(_py: Python<'_>) -> bool {
     true
 }
 
+/// How many references to `object` are counted, as far as this thread can see: a comparison of two readings tells
+/// whether one was taken in between.
+pub fn references_to(_py: Python<'_>, object: *mut PyObject) -> Py_ssize_t {
+    // SAFETY: `_py` proves that the thread state is attached, and an argument is alive.
+    unsafe { shim::penstock_references_to(object) }
+}
+
 /// The switch must not happen now: the call has to block its thread.
 #[derive(Debug)]
 pub struct CannotSwitch;
@@ -224,6 +233,19 @@ impl Drop for DeferredHold {
         // SAFETY: `block` is null or from `hold`, and nothing has it after this.
         unsafe { shim::penstock_free_hold(self.block) }
     }
+}
+
+/// An error in any interpreter of the process but the main one. Called first by the module's import; releases that
+/// refuse on their own account never get there.
+pub fn refuse_subinterpreters() -> PyResult<()> {
+    // SAFETY: attached, because a module is being imported.
+    let number = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if number == 0 {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(
+        "penstock does not support subinterpreters: import it in the main interpreter, whose tasks share one runtime",
+    ))
 }
 
 /// What `threading.get_ident()` gives here.

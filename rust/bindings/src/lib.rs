@@ -42,8 +42,8 @@ mod _core {
         channel::ChannelObject,
         memory::{Buffer, BufferPool, BufferStats},
         runtime::{
-            _after_fork_in_child, _at_exit, _configure, _frames_match, _runtime_stats,
-            _uses_fibers, build_profile,
+            _after_fork_in_child, _at_exit, _configure, _frames_match, _runtime_state,
+            _runtime_stats, _uses_fibers, build_profile,
         },
         task::TaskObject,
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
@@ -52,6 +52,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
+        crate::interpreter::refuse_subinterpreters()?;
         crate::error::load(py)?;
         crate::fiber::load(py)?;
         crate::operation::load(py)?;
@@ -60,6 +61,7 @@ mod _core {
         crate::memory::add(py)?;
         crate::hot::add_functions(module, &crate::task::FUNCTIONS)?;
         crate::hot::add_functions(module, &crate::runtime::FUNCTIONS)?;
+        crate::hot::add_functions(module, &crate::fiber::FUNCTIONS)?;
         crate::hot::add_methods(&py.get_type::<TaskObject>(), &crate::task::METHODS)?;
         crate::hot::add_methods(&py.get_type::<ChannelObject>(), &crate::channel::METHODS)?;
         // PyO3 lists what it exported itself; the package's own `__all__` says what is public.

@@ -36,7 +36,7 @@ use pyo3::{
 
 use crate::{
     boundary::Caller,
-    convert::{Patience, parse},
+    convert::{Passed, Patience, parse},
     error::{Failure, Raised, raise},
     hot::{self, Definition},
 };
@@ -156,11 +156,23 @@ pub struct BufferPool {
 #[pymethods]
 impl BufferPool {
     #[new]
-    #[pyo3(signature = (max_bytes=None, *, zero=false))]
-    fn new(max_bytes: Option<&Bound<'_, PyAny>>, zero: bool) -> PyResult<Self> {
+    #[pyo3(
+        signature = (max_bytes=None, *, zero=Passed::No),
+        text_signature = "(max_bytes=None, *, zero=False)"
+    )]
+    fn new(max_bytes: Option<&Bound<'_, PyAny>>, zero: Passed<'_>) -> PyResult<Self> {
         let max_bytes = match max_bytes {
             None => None,
             Some(value) => Some(byte_count(value, "max_bytes", 1, "None or an int >= 1")?),
+        };
+        let zero = match zero {
+            Passed::No => false,
+            Passed::As(value) => value.extract().map_err(|_| {
+                let shown = value
+                    .repr()
+                    .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+                PyTypeError::new_err(format!("zero must be a bool, not {shown}"))
+            })?,
         };
         Ok(Self {
             pool: Pool::new(guard(), PoolOptions { max_bytes, zero }),

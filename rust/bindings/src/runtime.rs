@@ -1,6 +1,7 @@
 //! The default runtime: its settings, its threads, and what becomes of it in a fork and at exit.
 
 use std::{
+    ffi::CString,
     ptr,
     sync::{
         Mutex, PoisonError,
@@ -15,7 +16,7 @@ use penstock_core::{
     wait::{Outcome, fork},
 };
 use pyo3::{
-    exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError},
+    exceptions::{PyMemoryError, PyRuntimeError, PyRuntimeWarning, PyTypeError, PyValueError},
     ffi,
     prelude::*,
     sync::PyOnceLock,
@@ -90,33 +91,38 @@ fn start(py: Python<'_>) -> PyResult<&'static Scheduler> {
         return Err(over());
     }
     let workers_from_environment = workers_from_environment()?;
-    // Before the lock, because it runs Python code.
-    let fibers_work = py
-        .import("penstock._parking")?
-        .getattr("fibers_work")?
-        .call0()?
-        .is_truthy()?;
     START_THREAD.get_or_try_init(py, || {
         PyResult::Ok(py.import("penstock._threads")?.getattr("start")?.unbind())
     })?;
-    let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(scheduler) = running() {
-        return Ok(scheduler);
-    }
+    let mut obstacle = None;
+    let mut tested = false;
+    // The self-test runs Python code, so it comes before the lock; it comes again if `configure()` came meanwhile.
+    let settings = loop {
+        let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scheduler) = running() {
+            return Ok(scheduler);
+        }
+        if tested || settings.parking == Parking::Thread {
+            break settings;
+        }
+        drop(settings);
+        obstacle = fiber_obstacle(py)?;
+        tested = true;
+    };
     let exclusive = cfg!(not(Py_GIL_DISABLED));
     let workers = settings
         .workers
         .or(workers_from_environment)
         .unwrap_or_else(|| CpuBudget::detect().workers().min(MAX_WORKERS));
-    let fibers = match settings.parking {
-        Parking::Thread => false,
-        Parking::Fiber | Parking::Auto => fibers_work,
-    };
-    if settings.parking == Parking::Fiber && !fibers {
-        return Err(PyRuntimeError::new_err(
-            "parking=\"fiber\" was asked for, and fibers do not work in this interpreter",
-        ));
+    let fibers = settings.parking != Parking::Thread && obstacle.is_none();
+    if settings.parking == Parking::Fiber
+        && let Some(obstacle) = obstacle
+    {
+        return Err(PyRuntimeError::new_err(format!(
+            "parking=\"fiber\" was asked for, and fibers do not work here: {obstacle}"
+        )));
     }
+    let falls_back = settings.parking == Parking::Auto;
     let scheduler = Scheduler::new(Config {
         host: &HOST,
         workers,
@@ -125,7 +131,35 @@ fn start(py: Python<'_>) -> PyResult<&'static Scheduler> {
     });
     // Ordering: Release publishes the scheduler to the Acquire in `running`.
     DEFAULT.store(ptr::from_ref(scheduler).cast_mut(), Ordering::Release);
+    drop(settings);
+    if let Some(obstacle) = obstacle
+        && falls_back
+    {
+        warn_of_threads(py, &obstacle)?;
+    }
     Ok(scheduler)
+}
+
+/// Why plain tasks cannot park as fibers here, by the self-test of `penstock._parking`; `None` where they can.
+fn fiber_obstacle(py: Python<'_>) -> PyResult<Option<String>> {
+    py.import("penstock._parking")?
+        .getattr("obstacle")?
+        .call0()?
+        .extract()
+}
+
+/// Says once in a process that each parked task takes a thread, and why.
+fn warn_of_threads(py: Python<'_>, obstacle: &str) -> PyResult<()> {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    // Ordering: Relaxed, a flag of its own.
+    if SAID.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    let message = format!(
+        "penstock parks each waiting task on a thread of its own, because fibers do not work here: {obstacle}"
+    );
+    let message = CString::new(message).unwrap_or_default();
+    PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &message, 1)
 }
 
 /// What `PENSTOCK_WORKERS` says, if it is set.
@@ -442,6 +476,16 @@ pub fn _runtime_stats(py: Python<'_>) -> PyResult<(usize, [u64; 9])> {
             totals.threads,
         ],
     ))
+}
+
+/// "not started", "running" or "stopped".
+#[pyfunction]
+pub fn _runtime_state() -> &'static str {
+    match (is_over(), running()) {
+        (true, _) => "stopped",
+        (false, None) => "not started",
+        (false, Some(_)) => "running",
+    }
 }
 
 /// Whether plain tasks of the default runtime park as fibers.

@@ -566,7 +566,7 @@ impl TaskObject {
                 close_coroutine(py, result);
             }
             let error = PyErr::fetch(py);
-            let end = if error.get_type(py).is(classes(py).cancelled.bind(py)) {
+            let end = if error.is_instance(py, classes(py).cancelled.bind(py)) {
                 End::Cancelled
             } else {
                 End::Raised
@@ -1061,6 +1061,7 @@ unsafe fn wait_and_take(
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
+    [call, awaitable]: [&'static str; 2],
     take: fn(&TaskObject, Python<'_>) -> *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Task`, attached, with the arguments of a vectorcall. The caller of the
@@ -1074,7 +1075,7 @@ unsafe fn wait_and_take(
             return ptr::null_mut();
         };
         let task = TaskObject::from_object(this);
-        match wait_done(py, task, patience, "Task.result()", "await task.aresult()") {
+        match wait_done(py, task, patience, call, awaitable) {
             Ok(true) => take(task, py),
             Ok(false) => {
                 Failure::TimedOut.raise(py, "the task has not ended in time");
@@ -1093,9 +1094,16 @@ unsafe extern "C-unwind" fn result(
 ) -> *mut ffi::PyObject {
     // SAFETY: a raw entry of `Task`.
     unsafe {
-        wait_and_take(this, "result", arguments, count, keywords, |task, py| {
-            task.take_result(py)
-        })
+        let forms = ["Task.result()", "await task.aresult()"];
+        wait_and_take(
+            this,
+            "result",
+            arguments,
+            count,
+            keywords,
+            forms,
+            TaskObject::take_result,
+        )
     }
 }
 
@@ -1107,9 +1115,16 @@ unsafe extern "C-unwind" fn exception(
 ) -> *mut ffi::PyObject {
     // SAFETY: a raw entry of `Task`.
     unsafe {
-        wait_and_take(this, "exception", arguments, count, keywords, |task, py| {
-            task.take_exception(py)
-        })
+        let forms = ["Task.exception()", "await task.aexception()"];
+        wait_and_take(
+            this,
+            "exception",
+            arguments,
+            count,
+            keywords,
+            forms,
+            TaskObject::take_exception,
+        )
     }
 }
 

@@ -235,7 +235,10 @@ impl Topology {
     /// Raises:
     ///     `OSError`: there is no sysfs at ``path``, or it cannot be read.
     #[staticmethod]
-    fn from_sysfs(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+    fn from_sysfs(py: Python<'_>, path: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let path: PathBuf = path
+            .extract()
+            .map_err(|_| refuse::<PyTypeError>("path", path, "a str or an os.PathLike"))?;
         match core::Topology::from_sysfs(&path) {
             Ok(topology) => Ok(Self { topology }),
             Err(error) => Err(os_error(py, &error, path)?),

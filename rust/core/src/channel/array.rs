@@ -150,25 +150,26 @@ impl<T, M: Mode> Slot<T, M> {
 }
 
 impl<T, M: Mode> Array<T, M> {
-    pub(super) fn new(capacity: usize, _: M) -> Self {
+    /// `None` where there is no memory for the slots.
+    pub(super) fn try_new(capacity: usize, _: M) -> Option<Self> {
         debug_assert!(capacity > 0, "that is a rendezvous");
         let lap = (capacity as u64)
             .checked_next_power_of_two()
             .and_then(|slots| slots.checked_mul(STEP))
             .expect("the capacity fits in an index word");
-        let slots = (0..capacity as u64)
-            .map(|index| Slot {
-                turn: M::Word::new(index * STEP),
-                value: UnsafeCell::new(MaybeUninit::uninit()),
-            })
-            .collect();
-        Self {
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(capacity).ok()?;
+        slots.extend((0..capacity as u64).map(|index| Slot {
+            turn: M::Word::new(index * STEP),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+        }));
+        Some(Self {
             tail: CachePadded(M::Word::new(0)),
             head: CachePadded(M::Word::new(0)),
-            slots,
+            slots: slots.into_boxed_slice(),
             lap,
             waiting: CachePadded(Guarded::new(Waiting::new())),
-        }
+        })
     }
 
     #[inline]

@@ -102,11 +102,16 @@ impl<T, M: Mode> Channel<T, M> {
     /// # Panics
     /// Where there is no memory for `capacity` slots.
     pub fn bounded(capacity: usize, mode: M) -> Self {
-        Self(if capacity == 0 {
+        Self::try_bounded(capacity, mode).expect("memory for the slots")
+    }
+
+    /// The same; `None` where there is no memory for `capacity` slots.
+    pub fn try_bounded(capacity: usize, mode: M) -> Option<Self> {
+        Some(Self(if capacity == 0 {
             Kind::Rendezvous(Rendezvous::new(mode))
         } else {
-            Kind::Array(Array::new(capacity, mode))
-        })
+            Kind::Array(Array::try_new(capacity, mode)?)
+        }))
     }
 
     /// How many values fit.
