@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, UnsafeCell},
-    ffi::{c_int, c_void},
+    ffi::{c_int, c_ulong, c_void},
     ptr,
     sync::atomic::{AtomicPtr, Ordering::Relaxed},
 };
@@ -61,10 +61,14 @@ pub fn load(py: Python<'_>) -> PyResult<()> {
         (*class).ob_base.ob_base = ffi::PyObject_HEAD_INIT;
         (*class).tp_name = c"penstock._core._Operation".as_ptr();
         (*class).tp_basicsize = size_of::<OperationObject>().cast_signed();
-        (*class).tp_flags = ffi::Py_TPFLAGS_DEFAULT
-            | ffi::Py_TPFLAGS_HAVE_GC
-            | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION
-            | ffi::Py_TPFLAGS_IMMUTABLETYPE;
+        // An atomic without the GIL, of the same size.
+        let flags = (&raw mut (*class).tp_flags).cast::<c_ulong>();
+        flags.write(
+            ffi::Py_TPFLAGS_DEFAULT
+                | ffi::Py_TPFLAGS_HAVE_GC
+                | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION
+                | ffi::Py_TPFLAGS_IMMUTABLETYPE,
+        );
         (*class).tp_dealloc = Some(dealloc);
         (*class).tp_traverse = Some(traverse);
         (*class).tp_clear = Some(clear);

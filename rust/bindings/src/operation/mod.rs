@@ -4,11 +4,11 @@
 //! gives a marker up to the task, which then parks by returning. Whoever claims the waiter queues the task,
 //! and the next step finishes the operation.
 //!
-//! The class is made by hand, because the slot that passes a result without a `StopIteration` (`am_send`)
-//! is not to be had otherwise.
+//! [`class`] has what CPython sees of it.
+
+mod class;
 
 use std::{
-    ffi::{c_int, c_void},
     ptr,
     sync::{
         Arc,
@@ -91,13 +91,6 @@ struct Operation {
     task: *const TaskObject,
 }
 
-#[repr(C)]
-struct OperationObject {
-    head: ffi::PyObject,
-    operation: Operation,
-}
-
-static CLASS: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(ptr::null_mut());
 /// Says "parked" to the task.
 static PARKED: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
 /// Says "queue me again" to the task.
@@ -117,39 +110,9 @@ pub fn is_yield_marker(object: *mut ffi::PyObject) -> bool {
 
 /// Makes the class and the markers. Called once, by the module's import.
 pub fn load(py: Python<'_>) -> PyResult<()> {
-    fn slot(number: c_int, function: *mut c_void) -> ffi::PyType_Slot {
-        ffi::PyType_Slot {
-            slot: number,
-            pfunc: function,
-        }
-    }
-    let mut slots = [
-        slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
-        slot(ffi::Py_tp_traverse, traverse as *mut c_void),
-        slot(ffi::Py_tp_clear, clear as *mut c_void),
-        slot(ffi::Py_tp_iter, ffi::PyObject_SelfIter as *mut c_void),
-        slot(ffi::Py_tp_iternext, next as *mut c_void),
-        slot(ffi::Py_am_await, ffi::PyObject_SelfIter as *mut c_void),
-        slot(ffi::Py_am_send, send as *mut c_void),
-        slot(0, ptr::null_mut()),
-    ];
-    let mut spec = ffi::PyType_Spec {
-        name: c"penstock._core._Operation".as_ptr(),
-        basicsize: c_int::try_from(size_of::<OperationObject>()).expect("a small struct"),
-        itemsize: 0,
-        flags: u32::try_from(
-            ffi::Py_TPFLAGS_DEFAULT
-                | ffi::Py_TPFLAGS_HAVE_GC
-                | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION,
-        )
-        .expect("flags are 32 bits"),
-        slots: slots.as_mut_ptr(),
-    };
-    // SAFETY: the spec is complete, and CPython copies what it needs.
-    let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec))? };
-    // Ordering: Relaxed, during the import.
-    CLASS.store(class.into_ptr().cast(), Ordering::Relaxed);
+    class::load(py)?;
     let object = py.import("builtins")?.getattr("object")?;
+    // Ordering: Relaxed, during the import.
     PARKED.store(object.call0()?.into_ptr(), Ordering::Relaxed);
     YIELDED.store(object.call0()?.into_ptr(), Ordering::Relaxed);
     Ok(())
@@ -160,22 +123,16 @@ pub fn load(py: Python<'_>) -> PyResult<()> {
 /// # Safety
 /// Attached; `subject` is null or alive.
 unsafe fn new(what: What, subject: *mut ffi::PyObject, patience: Patience) -> *mut ffi::PyObject {
-    // SAFETY: the class is ours; what it allocates has our size and is not yet tracked.
+    // SAFETY: attached, by the caller's promise.
     unsafe {
-        let class = CLASS.load(Ordering::Relaxed); // Ordering: Relaxed, see `load`.
-        let object = ffi::PyType_GenericAlloc(class, 0).cast::<OperationObject>();
-        if object.is_null() {
-            return ptr::null_mut();
-        }
         ffi::Py_XINCREF(subject);
-        (&raw mut (*object).operation).write(Operation {
+        class::new(Operation {
             what,
             subject,
             patience,
             state: State::New,
             task: ptr::null(),
-        });
-        object.cast()
+        })
     }
 }
 
@@ -620,116 +577,5 @@ impl Operation {
                 LeftEntry::None => {}
             }
         }
-    }
-}
-
-// ---- slots ----
-
-/// # Safety
-/// `object` is an operation.
-unsafe fn operation<'a>(object: *mut ffi::PyObject) -> &'a mut Operation {
-    // SAFETY: by the caller's promise.
-    unsafe { &mut (*object.cast::<OperationObject>()).operation }
-}
-
-unsafe extern "C-unwind" fn send(
-    object: *mut ffi::PyObject,
-    argument: *mut ffi::PyObject,
-    result: *mut *mut ffi::PyObject,
-) -> PySendResult {
-    // SAFETY: called by CPython on an operation, attached.
-    unsafe {
-        let py = Python::assume_attached();
-        match operation(object).step(py, argument) {
-            Ok(Step::Return(value)) => {
-                *result = value;
-                PySendResult::PYGEN_RETURN
-            }
-            Ok(Step::GiveUp(value)) => {
-                *result = value;
-                PySendResult::PYGEN_NEXT
-            }
-            Err(Raised) => {
-                *result = ptr::null_mut();
-                PySendResult::PYGEN_ERROR
-            }
-        }
-    }
-}
-
-unsafe extern "C-unwind" fn next(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on an operation, attached.
-    unsafe {
-        let py = Python::assume_attached();
-        match operation(object).step(py, ffi::Py_None()) {
-            Ok(Step::GiveUp(value)) => value,
-            Ok(Step::Return(value)) => {
-                if value != ffi::Py_None() {
-                    // An instance, because `PyErr_SetObject` would take a tuple for its arguments.
-                    let stop = ffi::PyObject_CallOneArg(ffi::PyExc_StopIteration, value);
-                    if !stop.is_null() {
-                        ffi::PyErr_SetObject(ffi::PyExc_StopIteration, stop);
-                        ffi::Py_DECREF(stop);
-                    }
-                }
-                ffi::Py_DECREF(value);
-                ptr::null_mut()
-            }
-            Err(Raised) => ptr::null_mut(),
-        }
-    }
-}
-
-unsafe extern "C" fn traverse(
-    object: *mut ffi::PyObject,
-    visit: ffi::visitproc,
-    argument: *mut c_void,
-) -> c_int {
-    // SAFETY: called by the collector on an operation, with the world stopped.
-    unsafe {
-        let this = operation(object);
-        let delegate = match &this.state {
-            State::Delegated(iterator) => iterator.as_ptr(),
-            _ => ptr::null_mut(),
-        };
-        let value = match &this.what {
-            What::Send(Some(value)) => value.as_ptr(),
-            _ => ptr::null_mut(),
-        };
-        let class = ffi::Py_TYPE(object).cast();
-        for pointer in [class, this.subject, delegate, value] {
-            if !pointer.is_null() {
-                let stop = visit(pointer, argument);
-                if stop != 0 {
-                    return stop;
-                }
-            }
-        }
-    }
-    0
-}
-
-unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
-    // SAFETY: called by the collector on an unreachable operation, attached.
-    unsafe {
-        let this = operation(object);
-        this.abandon();
-        this.what = What::Yield;
-        ffi::Py_CLEAR(&raw mut this.subject);
-    }
-    0
-}
-
-unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: called by CPython on an operation that nobody refers to, attached.
-    unsafe {
-        ffi::PyObject_GC_UnTrack(object.cast());
-        let this = operation(object);
-        this.abandon();
-        ffi::Py_CLEAR(&raw mut this.subject);
-        ptr::drop_in_place(this);
-        let class = ffi::Py_TYPE(object);
-        ffi::PyObject_GC_Del(object.cast());
-        ffi::Py_DECREF(class.cast());
     }
 }
