@@ -18,6 +18,8 @@ def describe(topology: Topology | None = None, budget: CpuBudget | None = None) 
     Raises:
         ValueError: ``PENSTOCK_WORKERS`` is not a number of workers.
 
+    >>> from penstock import CpuBudget, Node, Topology
+    >>> from penstock.topology import describe
     >>> near = Node(0, cpus=range(4), memory=8 << 30, distances={0: 10, 1: 21})
     >>> far = Node(1, cpus=range(4, 8), memory=8 << 30, distances={0: 21, 1: 10})
     >>> print(describe(Topology([near, far]), CpuBudget(cpus=range(6), quota=2.5)))
