@@ -29,7 +29,10 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["rustfmt", "clippy", "cargo_test", "ruff", "mypy", "stubtest", "pytest"]
+nox.options.sessions = [  # quick ones first; "pytest" is the suite on every interpreter
+    *("rustfmt", "ruff", "typos", "mypy", "pyright", "clippy", "deny"),
+    *("cargo_test", "loom", "stubtest", "doctests", "pytest", "package", "asv_quick"),
+]
 
 ROOT = Path(__file__).parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
@@ -52,6 +55,7 @@ KNOWN_TO_FAIL = (
 )
 """Open bugs, each with its test: an entry goes when its bug does."""
 KNOWN_TO_FAIL_FREE_THREADED = ("tests/test_scheduling.py", "tests/test_parking.py")
+PARALLEL_THREADS = "4"
 LOOM_PREEMPTIONS = "3"
 """How many times loom takes a thread off at any point; more finds little and takes hours."""
 
@@ -197,6 +201,15 @@ def mypy(session: nox.Session) -> None:
     """The package, its tests and tools are typed, strictly, against the checkout's stubs."""
     session.install(*group("types"), *PYPROJECT["project"]["dependencies"])
     session.run("mypy", *session.posargs)
+
+
+@nox.session
+def pyright(session: nox.Session) -> None:
+    """Pyright, strict, agrees with mypy about the package and about what its users see."""
+    session.install(*group("pyright"), *PYPROJECT["project"]["dependencies"])
+    # Checker and node are in the wheels; nothing is fetched, and nobody is asked for a newer one.
+    quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    session.run("pyright", "--pythonpath", f"{session.bin}/python", *session.posargs, env=quiet)
 
 
 @nox.session(python=str(INTERPRETERS[FREE_THREADED]), requires=["free_threaded_python"])
