@@ -24,11 +24,6 @@ CLASSES = [
 EIGHTH_SIZES = [1024, 1025, 1151, 1152, 1153, 4096, 4097, 65_536, 65_537, 999_999, 1 << 20]
 
 
-@pytest.fixture
-def pool() -> BufferPool:
-    return BufferPool()
-
-
 def as_array(buffer: Any) -> numpy.ndarray[tuple[int], numpy.dtype[numpy.uint8]]:
     """Any, because in numpy's stubs for 3.11, where `Buffer` is no type, only what they list has a buffer."""
     array: numpy.ndarray[tuple[int], numpy.dtype[numpy.uint8]] = numpy.frombuffer(buffer, "u1")
@@ -51,14 +46,16 @@ def check(pool: BufferPool, in_use: int, cached: int | None = None) -> None:
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 63, 64, 65, 1000, 65_536, (1 << 20) + 1, 5_000_000])
-def test_len_is_what_was_asked_for_and_the_memory_is_aligned(pool: BufferPool, nbytes: int) -> None:
+def test_len_is_what_was_asked_for_and_the_memory_is_aligned(nbytes: int) -> None:
+    pool = BufferPool()
     with pool.acquire(nbytes) as buffer:
         assert len(buffer) == nbytes
         assert memoryview(buffer).nbytes == nbytes
         assert addresses(buffer) % 64 == 0
 
 
-def test_a_view_is_writable_contiguous_bytes(pool: BufferPool) -> None:
+def test_a_view_is_writable_contiguous_bytes() -> None:
+    pool = BufferPool()
     with pool.acquire(10) as buffer, memoryview(buffer) as view:
         assert (view.format, view.itemsize, view.ndim, view.shape) == ("B", 1, 1, (10,))
         assert view.c_contiguous
@@ -66,7 +63,8 @@ def test_a_view_is_writable_contiguous_bytes(pool: BufferPool) -> None:
         assert view.obj is buffer
 
 
-def test_a_slice_is_a_memoryview_and_an_item_an_int(pool: BufferPool) -> None:
+def test_a_slice_is_a_memoryview_and_an_item_an_int() -> None:
+    pool = BufferPool()
     with pool.acquire(6) as buffer:
         buffer[:] = b"abcdef"
         part = buffer[1:3]
@@ -78,14 +76,16 @@ def test_a_slice_is_a_memoryview_and_an_item_an_int(pool: BufferPool) -> None:
 
 
 @pytest.mark.parametrize("index", [6, -7, 1 << 80, -(1 << 80)])
-def test_an_index_outside_is_an_index_error(pool: BufferPool, index: int) -> None:
+def test_an_index_outside_is_an_index_error(index: int) -> None:
+    pool = BufferPool()
     with pool.acquire(6) as buffer, pytest.raises(IndexError):
         buffer[index]
     with pool.acquire(6) as buffer, pytest.raises(IndexError):
         buffer[index] = 1
 
 
-def test_items_are_assigned_as_in_a_memoryview(pool: BufferPool) -> None:
+def test_items_are_assigned_as_in_a_memoryview() -> None:
+    pool = BufferPool()
     with pool.acquire(4) as buffer:
         buffer[:] = bytes(4)
         buffer[0] = 255
@@ -102,7 +102,8 @@ def test_items_are_assigned_as_in_a_memoryview(pool: BufferPool) -> None:
             del buffer[0]  # type: ignore[arg-type]
 
 
-def test_iteration_bytes_and_comparison_are_as_for_a_memoryview(pool: BufferPool) -> None:
+def test_iteration_bytes_and_comparison_are_as_for_a_memoryview() -> None:
+    pool = BufferPool()
     with pool.acquire(3) as buffer, pool.acquire(3) as other:
         buffer[:] = b"abc"
         other[:] = b"abc"
@@ -125,7 +126,8 @@ def test_iteration_bytes_and_comparison_are_as_for_a_memoryview(pool: BufferPool
             hash(buffer)
 
 
-def test_a_socket_and_numpy_write_into_it(pool: BufferPool) -> None:
+def test_a_socket_and_numpy_write_into_it() -> None:
+    pool = BufferPool()
     import socket
 
     ours, theirs = socket.socketpair()
@@ -141,27 +143,31 @@ def test_a_socket_and_numpy_write_into_it(pool: BufferPool) -> None:
 # Coming back
 
 
-def test_it_goes_back_on_release(pool: BufferPool) -> None:
+def test_it_goes_back_on_release() -> None:
+    pool = BufferPool()
     buffer = pool.acquire(1000)
     check(pool, 1024, 0)
     buffer.release()
     check(pool, 0, 1024)
 
 
-def test_it_goes_back_at_the_end_of_a_with(pool: BufferPool) -> None:
+def test_it_goes_back_at_the_end_of_a_with() -> None:
+    pool = BufferPool()
     with pool.acquire(1000):
         check(pool, 1024)
     check(pool, 0, 1024)
 
 
-def test_it_goes_back_with_its_last_reference(pool: BufferPool) -> None:
+def test_it_goes_back_with_its_last_reference() -> None:
+    pool = BufferPool()
     buffer = pool.acquire(1000)
     del buffer
     gc.collect()
     check(pool, 0, 1024)
 
 
-def test_a_second_release_does_nothing(pool: BufferPool) -> None:
+def test_a_second_release_does_nothing() -> None:
+    pool = BufferPool()
     buffer = pool.acquire(64)
     buffer.release()
     other = pool.acquire(64)
@@ -173,7 +179,8 @@ def test_a_second_release_does_nothing(pool: BufferPool) -> None:
     check(pool, 0, 64)
 
 
-def test_memory_is_lent_again(pool: BufferPool) -> None:
+def test_memory_is_lent_again() -> None:
+    pool = BufferPool()
     with pool.acquire(5000) as buffer:
         first = addresses(buffer)
     with pool.acquire(5000) as buffer:
@@ -197,8 +204,8 @@ def test_memory_is_lent_again(pool: BufferPool) -> None:
         pytest.param(as_array, id="numpy"),
     ],
 )
-def test_a_released_buffer_raises_value_error_on_use(pool: BufferPool, use) -> None:  # type: ignore[no-untyped-def]
-    buffer = pool.acquire(10)
+def test_a_released_buffer_raises_value_error_on_use(use) -> None:  # type: ignore[no-untyped-def]
+    buffer = BufferPool().acquire(10)
     buffer.release()
     with pytest.raises(ValueError, match="released"):
         use(buffer)
@@ -216,7 +223,8 @@ def test_a_released_buffer_raises_value_error_on_use(pool: BufferPool, use) -> N
         iter,
     ],
 )
-def test_release_under_an_export_is_a_buffer_error_and_loses_nothing(pool: BufferPool, export) -> None:  # type: ignore[no-untyped-def]
+def test_release_under_an_export_is_a_buffer_error_and_loses_nothing(export) -> None:  # type: ignore[no-untyped-def]
+    pool = BufferPool()
     buffer = pool.acquire(100)
     buffer[:] = b"x" * 100
     held = export(buffer)
@@ -233,7 +241,8 @@ def test_release_under_an_export_is_a_buffer_error_and_loses_nothing(pool: Buffe
     check(pool, 0, 128)
 
 
-def test_memory_that_an_export_uses_is_never_lent(pool: BufferPool) -> None:
+def test_memory_that_an_export_uses_is_never_lent() -> None:
+    pool = BufferPool()
     array = as_array(pool.acquire(4096))  # the buffer lives on in the array
     array[:] = 7
     gc.collect()
@@ -249,7 +258,8 @@ def test_memory_that_an_export_uses_is_never_lent(pool: BufferPool) -> None:
         other.release()
 
 
-def test_leaving_a_with_under_an_export_is_a_buffer_error(pool: BufferPool) -> None:
+def test_leaving_a_with_under_an_export_is_a_buffer_error() -> None:
+    pool = BufferPool()
     with pytest.raises(BufferError), pool.acquire(100) as buffer:
         buffer[:] = b"y" * 100
         view = memoryview(buffer)
@@ -266,7 +276,8 @@ def test_leaving_a_with_under_an_export_is_a_buffer_error(pool: BufferPool) -> N
     other.release()
 
 
-def test_leaving_a_with_under_an_export_does_not_hide_an_exception(pool: BufferPool) -> None:
+def test_leaving_a_with_under_an_export_does_not_hide_an_exception() -> None:
+    pool = BufferPool()
     views = []
     with pytest.raises(KeyError, match="mine"), pool.acquire(100) as buffer:
         views += [memoryview(buffer), memoryview(buffer)[1:]]
@@ -278,7 +289,8 @@ def test_leaving_a_with_under_an_export_does_not_hide_an_exception(pool: BufferP
     check(pool, 0, 128)
 
 
-def test_a_failed_request_for_a_view_leaves_no_export(pool: BufferPool) -> None:
+def test_a_failed_request_for_a_view_leaves_no_export() -> None:
+    pool = BufferPool()
     buffer = pool.acquire(100)
     with pytest.raises(TypeError):
         buffer[0:1] = "no bytes"  # type: ignore[call-overload]
@@ -290,7 +302,8 @@ def test_a_failed_request_for_a_view_leaves_no_export(pool: BufferPool) -> None:
 # Sizes and statistics
 
 
-def test_classes_waste_at_most_an_eighth_from_1_kib_up(pool: BufferPool) -> None:
+def test_classes_waste_at_most_an_eighth_from_1_kib_up() -> None:
+    pool = BufferPool()
     for nbytes in EIGHTH_SIZES:
         with pool.acquire(nbytes):
             in_use = pool.stats().in_use
@@ -298,7 +311,8 @@ def test_classes_waste_at_most_an_eighth_from_1_kib_up(pool: BufferPool) -> None
             assert in_use == min(size for size in CLASSES if size >= nbytes)
 
 
-def test_classes_below_1_kib_go_by_64_bytes(pool: BufferPool) -> None:
+def test_classes_below_1_kib_go_by_64_bytes() -> None:
+    pool = BufferPool()
     for nbytes in range(1, 1025):
         with pool.acquire(nbytes):
             assert pool.stats().in_use == (nbytes + 63) // 64 * 64
@@ -306,7 +320,8 @@ def test_classes_below_1_kib_go_by_64_bytes(pool: BufferPool) -> None:
         assert pool.stats().in_use == 64
 
 
-def test_above_the_largest_class_memory_is_mapped_and_unmapped(pool: BufferPool) -> None:
+def test_above_the_largest_class_memory_is_mapped_and_unmapped() -> None:
+    pool = BufferPool()
     buffer = pool.acquire(3_000_001)
     stats = pool.stats()
     assert 3_000_001 <= stats.in_use < 3_000_001 + 65_536
@@ -318,7 +333,8 @@ def test_above_the_largest_class_memory_is_mapped_and_unmapped(pool: BufferPool)
     assert pool.stats().reserved_peak == stats.reserved
 
 
-def test_stats_are_values(pool: BufferPool) -> None:
+def test_stats_are_values() -> None:
+    pool = BufferPool()
     stats = pool.stats()
     assert isinstance(stats, BufferStats)
     assert stats == pool.stats()
@@ -465,7 +481,8 @@ def test_many_threads_share_a_limit() -> None:
     assert pool.stats().reserved_peak <= 4 * 4096
 
 
-def test_buffers_may_be_released_on_other_threads(pool: BufferPool) -> None:
+def test_buffers_may_be_released_on_other_threads() -> None:
+    pool = BufferPool()
     for _ in range(3):
         buffers = [pool.acquire(1000) for _ in range(200)]
         thread = threading.Thread(target=lambda lent: [one.release() for one in lent], args=(buffers,))
@@ -474,7 +491,8 @@ def test_buffers_may_be_released_on_other_threads(pool: BufferPool) -> None:
         check(pool, 0, 200 * 1024)
 
 
-def test_release_and_export_race_on_one_buffer(pool: BufferPool) -> None:
+def test_release_and_export_race_on_one_buffer() -> None:
+    pool = BufferPool()
     """Whichever comes first decides: an export that was granted keeps its memory."""
     for _ in range(200):
         buffer = pool.acquire(64)
@@ -511,13 +529,15 @@ def test_release_and_export_race_on_one_buffer(pool: BufferPool) -> None:
 
 
 @pytest.mark.parametrize("nbytes", [-1, -(1 << 80)])
-def test_a_negative_size_is_a_value_error(pool: BufferPool, nbytes: int) -> None:
+def test_a_negative_size_is_a_value_error(nbytes: int) -> None:
+    pool = BufferPool()
     with pytest.raises(ValueError, match="nbytes must be an int >= 0, not -"):
         pool.acquire(nbytes)
 
 
 @pytest.mark.parametrize("nbytes", [1.5, "1", None])
-def test_a_size_that_is_no_int_is_a_type_error(pool: BufferPool, nbytes: object) -> None:
+def test_a_size_that_is_no_int_is_a_type_error(nbytes: object) -> None:
+    pool = BufferPool()
     with pytest.raises(TypeError, match="nbytes must be an int >= 0"):
         pool.acquire(nbytes)  # type: ignore[arg-type]
 
@@ -528,7 +548,8 @@ def test_a_limit_below_one_is_a_value_error(max_bytes: int) -> None:
         BufferPool(max_bytes)
 
 
-def test_other_bad_arguments(pool: BufferPool) -> None:
+def test_other_bad_arguments() -> None:
+    pool = BufferPool()
     with pytest.raises(TypeError, match="max_bytes"):
         BufferPool("many")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="timeout"):
