@@ -1,4 +1,4 @@
-"""One session per check. People and CI run the same names: `nox` runs those that pass, `nox -s NAME` is one.
+"""One session per check. People and CI run the same names: `nox` runs them all, `nox -s NAME` is one.
 
 The module is compiled once per interpreter and run: each session that needs it installs that wheel, so
 what is tested is what ships, never the checkout. Compiled files stay in `target/`, so that a second run
