@@ -24,7 +24,10 @@ def documented(owner: object, path: str) -> Iterator[tuple[str, str]]:
         module = getattr(found, "__module__", None)
         if inspect.ismodule(found) or (module is not None and not module.startswith("penstock")):
             continue
-        if isinstance(text := getattr(found, "__doc__", None), str):
+        text = getattr(found, "__doc__", None)
+        if (
+            isinstance(text, str) and text != type(found).__doc__
+        ):  # a type variable, say, shows that of its class
             yield f"{path}.{name}", text
         if inspect.isclass(found) and inspect.ismodule(owner):
             yield from documented(found, f"{path}.{name}")
