@@ -42,6 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "run_program" in getattr(item, "fixturenames", ()):
+        reason = "runs a program in a process of its own: several at once would test nothing more"
+        item.add_marker(pytest.mark.thread_unsafe(reason=reason))
+
+
 WaitUntil = Callable[..., None]
 
 
