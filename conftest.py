@@ -1,4 +1,4 @@
-"""Runs the Python examples of the Markdown pages; those of the package are plain doctests."""
+"""Runs the Python programs of the Markdown pages; `tests/test_docstrings.py` runs those of the package."""
 
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser

@@ -1,4 +1,4 @@
-"""One session per check. People and CI run the same names: `nox` runs those that pass, `nox -s NAME` is one.
+"""One session per check. People and CI run the same names: `nox` runs them all, `nox -s NAME` is one.
 
 The module is compiled once per interpreter and run: each session that needs it installs that wheel, so
 what is tested is what ships, never the checkout. Compiled files stay in `target/`, so that a second run
@@ -29,7 +29,10 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["rustfmt", "clippy", "cargo_test", "ruff", "mypy", "stubtest", "pytest"]
+nox.options.sessions = [  # quick ones first; "pytest" is the suite on every interpreter
+    *("rustfmt", "ruff", "typos", "mypy", "pyright", "clippy", "deny"),
+    *("cargo_test", "loom", "stubtest", "doctests", "pytest", "package", "asv_quick"),
+]
 
 ROOT = Path(__file__).parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
@@ -41,17 +44,18 @@ OWN = f"{sys.version_info.major}.{sys.version_info.minor}{getattr(sys, 'abiflags
 
 WANTED = tuple(dict.fromkeys([OWN, "3.11", "3.13", FREE_THREADED]))
 KNOWN_TO_FAIL = (
-    # Thread parking loses a wake-up now and then, and an exit with a thousand parked threads aborts on 3.11.
-    "tests/test_parking.py::test_both_ways_of_parking_behave_the_same[thread]",
-    "tests/test_lifecycle.py",
-    # Hangs now and then on 3.11.
+    # An exit with a thousand parked threads aborts now and then on 3.11.
+    "tests/test_lifecycle.py::test_exit_with_a_thousand_parked_tasks_waits_for_nothing[thread]",
+    # The forked child crashes while it ends on 3.13 and 3.14t.
+    "tests/test_lifecycle.py::test_a_forked_task_that_returns_or_raises_ends_the_child[auto]",
+    "tests/test_lifecycle.py::test_a_forked_task_that_returns_or_raises_ends_the_child[thread]",
+    # A Ctrl-C that comes while a thread of the runtime is started is printed, not raised.
     "tests/test_group.py::test_a_second_ctrl_c_leaves_at_once",
-    # Failed now and then before a lost wake-up was mended; not proven since.
-    "tests/test_cli.py",
-    "tests/test_stdlib_index.py",
+    # Without the GIL a queued child may start between the first failure and its own cancellation.
+    "tests/test_group.py::test_queued_children_never_run_once_the_group_failed",
 )
 """Open bugs, each with its test: an entry goes when its bug does."""
-KNOWN_TO_FAIL_FREE_THREADED = ("tests/test_scheduling.py", "tests/test_parking.py")
+PARALLEL_THREADS = "4"
 LOOM_PREEMPTIONS = "3"
 """How many times loom takes a thread off at any point; more finds little and takes hours."""
 
@@ -199,6 +203,15 @@ def mypy(session: nox.Session) -> None:
     session.run("mypy", *session.posargs)
 
 
+@nox.session
+def pyright(session: nox.Session) -> None:
+    """Pyright, strict, agrees with mypy about the package and about what its users see."""
+    session.install(*group("pyright"), *PYPROJECT["project"]["dependencies"])
+    # Checker and node are in the wheels; nothing is fetched, and nobody is asked for a newer one.
+    quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    session.run("pyright", "--pythonpath", f"{session.bin}/python", *session.posargs, env=quiet)
+
+
 @nox.session(python=str(INTERPRETERS[FREE_THREADED]), requires=["free_threaded_python"])
 def stubtest(session: nox.Session) -> None:
     """`_core.pyi` says what the compiled module is, with nothing allowed to differ.
@@ -214,7 +227,7 @@ def stubtest(session: nox.Session) -> None:
 
 @nox.session
 def doctests(session: nox.Session) -> None:
-    """The programs in README.md and docs/ run."""
+    """The programs in README.md and docs/ run; the examples of docstrings run with the suite."""
     session.install(*group("test"))
     install_penstock(session)
     # What runs a test on many threads knows functions only, and refuses a page's programs.
@@ -245,9 +258,16 @@ def test_on(version: str) -> str:
         if session.posargs:
             session.run("pytest", *session.posargs)
             return
-        failing = KNOWN_TO_FAIL + (KNOWN_TO_FAIL_FREE_THREADED if version == FREE_THREADED else ())
-        session.warn(f"KNOWN TO FAIL AND NOT RUN: {', '.join(failing)}")
-        session.run("pytest", *(f"--deselect={test}" for test in failing))
+        if KNOWN_TO_FAIL:
+            session.warn(f"KNOWN TO FAIL AND NOT RUN: {', '.join(KNOWN_TO_FAIL)}")
+        deselected = [f"--deselect={test}" for test in KNOWN_TO_FAIL]
+        session.run("pytest", *deselected)
+        if version == FREE_THREADED:
+            # Hypothesis lets one thread at a time through, so its tests would only take four times as long.
+            session.run(
+                *("pytest", f"--parallel-threads={PARALLEL_THREADS}", "--skip-thread-unsafe=1"),
+                *("--mark-hypothesis-as-unsafe", *deselected),
+            )
 
     return name
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -41,6 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "run_program" in getattr(item, "fixturenames", ()):
+        reason = "runs a program in a process of its own: several at once would test nothing more"
+        item.add_marker(pytest.mark.thread_unsafe(reason=reason))
+
+
 WaitUntil = Callable[..., None]
 
 
@@ -60,10 +68,13 @@ def wait_until() -> WaitUntil:
 
 
 class Threads:
-    """Ordinary threads of one test: started at once, joined at its end, their first error raised there."""
+    """Ordinary threads of one test: started at once, joined at its end, their first error raised there.
+
+    Where several threads run the test at once, each joins those that it started.
+    """
 
     def __init__(self) -> None:
-        self._threads: list[threading.Thread] = []
+        self._threads: defaultdict[int, list[threading.Thread]] = defaultdict(list)
         self._errors: list[BaseException] = []
 
     def start(self, function: Callable[..., object], *args: object) -> threading.Thread:
@@ -74,15 +85,22 @@ class Threads:
                 self._errors.append(error)
 
         thread = threading.Thread(target=run, daemon=True)
-        self._threads.append(thread)
+        self._threads[threading.get_ident()].append(thread)
         thread.start()
         return thread
 
     def join(self, limit: float = 60.0) -> None:
-        for thread in self._threads:
+        self._join(threading.get_ident(), limit)
+
+    def join_all(self) -> None:
+        for owner in list(self._threads):
+            self._join(owner, 60.0)
+
+    def _join(self, owner: int, limit: float) -> None:
+        threads = self._threads.pop(owner, [])
+        for thread in threads:
             thread.join(limit)
-        stuck = [thread for thread in self._threads if thread.is_alive()]
-        self._threads.clear()
+        stuck = [thread for thread in threads if thread.is_alive()]
         if self._errors:
             raise self._errors[0]
         assert not stuck, f"{len(stuck)} threads still run after {limit} s"
@@ -92,7 +110,7 @@ class Threads:
 def threads() -> Iterator[Threads]:
     group = Threads()
     yield group
-    group.join()
+    group.join_all()
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def test_a_channel_is_weakly_referenceable_and_is_neither_copied_nor_pickled() -
     channel = Channel[int](1)
     for refused in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="Channel"):
-            refused(channel)  # type: ignore[operator]
+            refused(channel)
     reference = weakref.ref(channel)
     assert reference() is channel
     del channel
@@ -357,7 +357,7 @@ def test_a_bad_timeout_names_the_argument_and_its_value(place: Place) -> None:
 
 def test_wrong_arguments_are_type_errors() -> None:
     channel: Any = Channel[int](1)
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: channel.send(),
         lambda: channel.send(1, 2, 3),
         lambda: channel.send(1, wait=2),
@@ -365,7 +365,8 @@ def test_wrong_arguments_are_type_errors() -> None:
         lambda: channel.recv(limit=1),
         lambda: channel.send_nowait(),
         lambda: channel.recv_nowait(1),
-    ):
+    )
+    for call in calls:
         with pytest.raises(TypeError):
             call()
     assert len(channel) == 0
@@ -454,7 +455,13 @@ def test_close_fails_every_blocked_sender_and_keeps_only_what_was_sent(
 @everywhere
 def test_iteration_ends_when_closed_and_drained(place: Place) -> None:
     channel = Channel[int](3)
-    producer = go(lambda: ([channel.send(i) for i in range(50)], channel.close()))
+
+    def produce() -> None:
+        for i in range(50):
+            channel.send(i)
+        channel.close()
+
+    producer = go(produce)
     assert place(lambda: list(channel)) == list(range(50))
     producer.result(timeout=LIMIT)
     assert place(lambda: list(channel)) == []

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMIT = 60.0  # only a hang takes this long
+pytestmark = pytest.mark.thread_unsafe(
+    reason="runs programs in processes of their own, or sets what a process has once"
+)
 
 
 class Write(Protocol):

@@ -268,7 +268,7 @@ def test_with_fibers_a_parked_task_runs_on_under_the_same_thread_with_no_thread_
         assert warm.result(timeout=30)
         def threads():
             return {thread.ident for thread in threading.enumerate()}
-        waits = gate.stats().recv_waits
+        waits = gate.stats().recv_waits  # none, if the send came first
         tasks = [go(body) for _ in range(500)]
         wait_until(lambda: gate.stats().recv_waits == waits + 500)
         parked_on = threads()

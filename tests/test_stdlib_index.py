@@ -28,6 +28,9 @@ import pytest
 
 PROGRAM = Path(__file__).resolve().parents[1] / "examples" / "stdlib_index.py"
 LIMIT = 280.0  # only a hang takes this long
+pytestmark = pytest.mark.thread_unsafe(
+    reason="runs the program in a process of its own, or counts what this one does"
+)
 
 Index = dict[str, dict[str, int]]
 
@@ -102,7 +105,6 @@ def number(text: str) -> int:
     return int(text.replace(",", ""))
 
 
-@pytest.mark.thread_unsafe(reason="compares counters of the whole process")
 def test_the_index_of_a_tree_equals_the_sequential_one(
     stdlib_index: ModuleType, tree: Path, wait_until: Callable[..., None]
 ) -> None:

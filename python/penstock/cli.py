@@ -171,7 +171,7 @@ def _hide_our_frames(error: BaseException) -> None:
         seen.add(id(current))
         pending += [current.__cause__, current.__context__]
         if isinstance(current, BaseExceptionGroup):
-            pending += current.exceptions
+            pending += current.exceptions  # pyright: ignore[reportUnknownMemberType] - a group of anything
         kept: TracebackType | None = None
         for entry in reversed(list(_entries(current.__traceback__))):
             if not entry.tb_frame.f_code.co_filename.startswith(ours):

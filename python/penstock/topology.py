@@ -18,6 +18,8 @@ def describe(topology: Topology | None = None, budget: CpuBudget | None = None) 
     Raises:
         ValueError: ``PENSTOCK_WORKERS`` is not a number of workers.
 
+    >>> from penstock import CpuBudget, Node, Topology
+    >>> from penstock.topology import describe
     >>> near = Node(0, cpus=range(4), memory=8 << 30, distances={0: 10, 1: 21})
     >>> far = Node(1, cpus=range(4, 8), memory=8 << 30, distances={0: 21, 1: 10})
     >>> print(describe(Topology([near, far]), CpuBudget(cpus=range(6), quota=2.5)))
@@ -69,7 +71,7 @@ def _distances(topology: Topology) -> list[str]:
         [node.id, *(node.distances[other] for other in ids)] for node in topology.nodes
     ]
     width = max(len(str(number)) for row in rows for number in row)
-    lines = []
+    lines: list[str] = []
     head: list[object] = ["distance", *ids]
     for first, *numbers in (head, *rows):
         lines.append(f"{first:>8}" + "".join(f"  {number:>{width}}" for number in numbers))
@@ -91,7 +93,7 @@ def _placement(topology: Topology, budget: CpuBudget, workers: int) -> list[str]
     for worker, node_id in enumerate(topology.place(workers, budget.cpus)):
         numbers[node_id].append(worker)
     allowed = set(budget.cpus)
-    rows = []
+    rows: list[list[str]] = []
     for node in topology.nodes:
         placed = numbers[node.id]
         shown = f"{len(placed)}: {_few(placed)}" if placed else "0"
@@ -102,7 +104,7 @@ def _placement(topology: Topology, budget: CpuBudget, workers: int) -> list[str]
 def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
     """Lines under headings: the first column to the right, the others to the left."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = []
+    lines: list[str] = []
     for first, *others in (heads, *rows):
         cells = [first.rjust(widths[0])]
         cells += [cell.ljust(width) for cell, width in zip(others, widths[1:], strict=True)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
@@ -11,6 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from penstock import Channel, ChannelClosed, Empty, Full, Task, go
 
 LIMIT = 30.0  # seconds; only a hang reaches it
+T = TypeVar("T")
+
+
+def through_a_task(call: Callable[[], T]) -> T:
+    return go(call).result(timeout=LIMIT)
 
 
 class ChannelMachine(RuleBasedStateMachine):
@@ -37,7 +45,7 @@ class ChannelMachine(RuleBasedStateMachine):
             error = ChannelClosed
         elif len(self.model) == self.capacity:
             error = TimeoutError if waiting else Full
-        task_or_call = (lambda: go(call).result(timeout=LIMIT)) if in_a_task else call
+        task_or_call = partial(through_a_task, call) if in_a_task else call
         if error is None:
             task_or_call()
             self.model.append(value)
@@ -51,7 +59,7 @@ class ChannelMachine(RuleBasedStateMachine):
         def call() -> int:
             return self.channel.recv(timeout=0) if waiting else self.channel.recv_nowait()
 
-        task_or_call = (lambda: go(call).result(timeout=LIMIT)) if in_a_task else call
+        task_or_call = partial(through_a_task, call) if in_a_task else call
         if self.model:
             assert task_or_call() == self.model.popleft()
             self.received += 1
@@ -94,5 +102,5 @@ class ChannelMachine(RuleBasedStateMachine):
         assert (stats.sent, stats.received, stats.dropped) == (self.sent, self.received, 0)
 
 
-class TestChannelModel(ChannelMachine.TestCase):  # type: ignore[misc, name-defined]
+class TestChannelModel(ChannelMachine.TestCase):  # type: ignore[misc, valid-type]
     settings = settings(deadline=None, max_examples=100, stateful_step_count=40)

@@ -18,7 +18,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 PAIRS = 120  # producer and consumer pairs a round
@@ -229,6 +229,11 @@ async def aconsume(kind: Callable[[Channel[Item]], Any], channel: Channel[Item],
     assert mark.get() == -me
 
 
+def send_all(channel: Channel[Any], items: Iterable[Any]) -> None:
+    for item in items:
+        channel.send(item)
+
+
 # Cancels: what a receiver lost or a sender sent twice shows in the sums
 
 
@@ -324,9 +329,9 @@ def redefinition() -> None:
             penstock.yield_now()
         exec(SOURCE.format(version=version), namespace)
         gc.collect(0 if random.random() < 0.8 else 2)
-        churn = [exec(f"def f{i}(): return {i}\nclass C{i}: pass", {}) for i in range(50)]
-        assert len(churn) == 50
-    feeder = go(lambda: [channel.send(1) for _ in range(2 * len(parked))])
+        for i in range(50):
+            exec(f"def f{i}(): return {i}\nclass C{i}: pass", {})
+    feeder = go(send_all, channel, [1] * (2 * len(parked)))
     for version, task in parked:
         result = task.result()
         # `finish` was on the stack when it was replaced: its code is the old one. `Result` it looks up when it runs.
@@ -361,7 +366,7 @@ def run_round() -> int:
     go(start).result(timeout=ROUND_LIMIT)
 
     mesh = Channel[int](random.choice((0, 1, 2)))
-    producers = [go(lambda n=n: [mesh.send(n * 100 + i) for i in range(20)]) for n in range(30)]
+    producers = [go(send_all, mesh, range(n * 100, n * 100 + 20)) for n in range(30)]
     consumers = [go(lambda: [mesh.recv() for _ in range(20)]) for _ in range(30)]
     from_threads: list[list[int]] = []
 
@@ -371,7 +376,7 @@ def run_round() -> int:
     threads = [threading.Thread(target=ordinary) for _ in range(2)]
     for thread in threads:
         thread.start()
-    more = [go(lambda n=n: [mesh.send(n * 100 + i) for i in range(20)]) for n in (30, 31)]
+    more = [go(send_all, mesh, range(n * 100, n * 100 + 20)) for n in (30, 31)]
 
     for name, task in tasks:
         try:
