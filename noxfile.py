@@ -43,18 +43,6 @@ OWN = f"{sys.version_info.major}.{sys.version_info.minor}{getattr(sys, 'abiflags
 """The interpreter that runs nox: also the one of every check that needs only one."""
 
 WANTED = tuple(dict.fromkeys([OWN, "3.11", "3.13", FREE_THREADED]))
-KNOWN_TO_FAIL = (
-    # An exit with a thousand parked threads aborts now and then on 3.11.
-    "tests/test_lifecycle.py::test_exit_with_a_thousand_parked_tasks_waits_for_nothing[thread]",
-    # The forked child crashes while it ends on 3.13 and 3.14t.
-    "tests/test_lifecycle.py::test_a_forked_task_that_returns_or_raises_ends_the_child[auto]",
-    "tests/test_lifecycle.py::test_a_forked_task_that_returns_or_raises_ends_the_child[thread]",
-    # A Ctrl-C that comes while a thread of the runtime is started is printed, not raised.
-    "tests/test_group.py::test_a_second_ctrl_c_leaves_at_once",
-    # Without the GIL a queued child may start between the first failure and its own cancellation.
-    "tests/test_group.py::test_queued_children_never_run_once_the_group_failed",
-)
-"""Open bugs, each with its test: an entry goes when its bug does."""
 PARALLEL_THREADS = "4"
 LOOM_PREEMPTIONS = "3"
 """How many times loom takes a thread off at any point; more finds little and takes hours."""
@@ -258,15 +246,12 @@ def test_on(version: str) -> str:
         if session.posargs:
             session.run("pytest", *session.posargs)
             return
-        if KNOWN_TO_FAIL:
-            session.warn(f"KNOWN TO FAIL AND NOT RUN: {', '.join(KNOWN_TO_FAIL)}")
-        deselected = [f"--deselect={test}" for test in KNOWN_TO_FAIL]
-        session.run("pytest", *deselected)
+        session.run("pytest")
         if version == FREE_THREADED:
             # Hypothesis lets one thread at a time through, so its tests would only take four times as long.
             session.run(
                 *("pytest", f"--parallel-threads={PARALLEL_THREADS}", "--skip-thread-unsafe=1"),
-                *("--mark-hypothesis-as-unsafe", *deselected),
+                "--mark-hypothesis-as-unsafe",
             )
 
     return name

@@ -535,6 +535,35 @@ assert go(int, "3").result(timeout=30) == 3
     run_program(source, stdout="interrupted\n", env={"PENSTOCK_WORKERS": "2"})
 
 
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_ctrl_c_while_a_thread_of_ours_starts_reaches_the_program(run_program: Any, order: str) -> None:
+    """`Thread.start()` waits in Python code, where the handler may run."""
+    run_program(
+        f"""
+        import penstock
+        start, interrupts = threading.Thread.start, [1]
+        def interrupted(thread):
+            if {order == "after"}:
+                start(thread)
+            if interrupts:
+                interrupts.pop()
+                raise KeyboardInterrupt
+            if {order == "before"}:
+                start(thread)
+        threading.Thread.start = interrupted
+        try:
+            task = penstock.go(int, "7")
+            task.result(timeout=30)
+            print("lost")
+        except KeyboardInterrupt:
+            print("interrupted")
+        print([penstock.go(int, "7").result(timeout=30) for _ in range(3)])
+        """,
+        stdout="interrupted\n[7, 7, 7]\n",
+        env={"PENSTOCK_WORKERS": "2"},
+    )
+
+
 def test_a_signal_handler_runs_while_the_main_thread_waits_and_the_wait_goes_on(run_program: Any) -> None:
     run_program(
         """
