@@ -39,7 +39,7 @@ fn pop_all(queue: &Queue) -> Vec<usize> {
 /// Steals once, and gives what it got: the task to run, then those that came into its own ring.
 fn steal(from: &Queue) -> Vec<usize> {
     let mine = Queue::default();
-    let Some((first, moved)) = from.steal_into(&mine) else {
+    let Some((first, moved)) = from.steal_into(&mine, 1) else {
         return Vec::new();
     };
     let mut got = vec![number(first)];

@@ -1,4 +1,4 @@
-//! Blocks and wakes one thread. A file per platform behind one interface.
+//! Blocks and wakes one thread, and tells whether one computes. A file per platform behind one interface.
 //!
 //! A [`Parker`] belongs to one thread, which alone calls [`Parker::park`]; anyone may call
 //! [`Parker::unpark`]. An unpark that comes first is kept (once), so there is no lost wake-up; a park may
@@ -13,3 +13,8 @@ pub use futex::Parker;
 mod condvar;
 #[cfg(any(not(target_os = "linux"), loom))]
 pub use condvar::Parker;
+
+#[cfg_attr(target_os = "linux", path = "thread_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "thread_elsewhere.rs")]
+mod thread;
+pub use thread::{ThreadId, computes, current_thread};

@@ -26,6 +26,14 @@ const PROBATION: Duration = Duration::from_millis(10);
 const PROBATION_SHORT: Duration = Duration::from_millis(1);
 const PROBATION_SHORTEST: Duration = Duration::from_micros(200);
 const STREAK: u32 = 4;
+/// The same for a task that computes, where the embedder lets several threads run: a second thread for its worker
+/// makes one more run than there are workers, which is worth it only where others would starve.
+const PROBATION_COMPUTING: Duration = Duration::from_millis(100);
+/// How long such a task is left alone before the monitor looks again.
+const COMPUTING_PAUSE: Duration = Duration::from_millis(5);
+/// After so many rounds in which it had nothing to do the monitor sleeps twice as long (Go's way), up to this.
+const QUIET_ROUNDS: u32 = 50;
+const INTERVAL_MAX: Duration = Duration::from_millis(5);
 /// A take-over is "at once" within this time of its order.
 const AT_ONCE: Duration = Duration::from_millis(2);
 /// How long it goes on watching after the last worker fell asleep: a burst must not wake it each time.
@@ -95,7 +103,18 @@ struct Seen {
     worker: *const Worker,
     turn: u64,
     since: Instant,
+    /// Not to be looked at more closely before that.
+    look_at: Instant,
     ordered: bool,
+}
+
+/// What the monitor found at a slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    Idle,
+    Runs,
+    /// It was at one task for too long, and a machine was sent.
+    TakenOver,
 }
 
 impl Scheduler {
@@ -104,18 +123,23 @@ impl Scheduler {
         let mut seen: Vec<Option<Seen>> = vec![None; self.slots.len()];
         let rescue = Queue::default();
         let mut last_awake = Instant::now();
+        let mut quiet = 0_u32;
         // Ordering: Relaxed, a flag that is seen soon enough.
         while !self.stopping.load(Ordering::Relaxed) {
+            let interval = self.monitor.probation() / 2 * (1 << (quiet / QUIET_ROUNDS).min(8));
             let now = Instant::now();
             self.monitor
                 .parker
-                .park(Some(now + self.monitor.probation() / 2));
+                .park(Some(now + interval.min(INTERVAL_MAX)));
             let now = Instant::now();
-            let mut awake = false;
+            let (mut awake, mut acted) = (false, false);
             for (worker, seen) in self.slots().zip(&mut seen) {
-                awake |= self.watch_slot(worker, seen, now);
+                let watched = self.watch_slot(worker, seen, now);
+                awake |= watched != Watched::Idle;
+                acted |= watched == Watched::TakenOver;
             }
             self.rescue_from_orphans(&rescue);
+            quiet = if acted { 0 } else { quiet.saturating_add(1) };
             if awake {
                 last_awake = now;
             } else if now - last_awake > LINGER {
@@ -130,17 +154,22 @@ impl Scheduler {
         worker: &'static Worker,
         seen: &mut Option<Seen>,
         now: Instant,
-    ) -> bool {
+    ) -> Watched {
         if worker.is_idle() {
             *seen = None;
-            return false;
+            return Watched::Idle;
         }
         let turn = worker.turn();
         match seen {
             Some(last) if last.turn == turn && std::ptr::eq(last.worker, worker) => {
-                let stuck = now - last.since >= self.monitor.probation();
+                let stuck = now >= last.look_at && now - last.since >= self.monitor.probation();
                 if stuck && !last.ordered && self.waits_behind(worker, now) {
-                    last.ordered = self.order_take_over(worker, turn, now);
+                    if now - last.since < PROBATION_COMPUTING && self.only_computes(worker) {
+                        last.look_at = now + COMPUTING_PAUSE;
+                    } else {
+                        last.ordered = self.order_take_over(worker, turn, now);
+                        return Watched::TakenOver;
+                    }
                 }
             }
             _ => {
@@ -148,11 +177,25 @@ impl Scheduler {
                     worker,
                     turn,
                     since: now,
+                    look_at: now,
                     ordered: false,
                 });
             }
         }
-        true
+        Watched::Runs
+    }
+
+    /// Whether the task that keeps `worker` is at work, and nothing is gained by a second thread. Where one thread
+    /// runs at a time the interpreter decides that, and lets the others in now and then.
+    fn only_computes(&self, worker: &'static Worker) -> bool {
+        if self.exclusive {
+            return false;
+        }
+        let machine = {
+            let machines = self.machines.lock();
+            machines.iter().copied().find(|one| one.holds(worker))
+        };
+        machine.is_some_and(Machine::computes)
     }
 
     fn waits_behind(&self, worker: &Worker, now: Instant) -> bool {
@@ -224,7 +267,7 @@ impl Scheduler {
 
     /// Moves what is in `from`'s queue to the injector, by way of `through`, whose owner the caller is.
     fn empty(&self, from: &Worker, through: &Queue) {
-        while let Some((task, _)) = from.queue.steal_into(through) {
+        while let Some((task, _)) = from.queue.steal_into(through, 1) {
             self.injector.push(task);
             while let Some(task) = through.pop() {
                 self.injector.push(task);

@@ -153,8 +153,9 @@ impl Queue {
     }
 
     /// Moves half of `self`'s ring to `to`, whose owner the caller is, and takes one of them to run.
-    /// Also says how many tasks were moved, that one included.
-    pub fn steal_into(&self, to: &Queue) -> Option<(NonNull<Task>, u32)> {
+    /// Also says how many tasks were moved, that one included. `at_least` as many have to be there: a single one its
+    /// owner is about to run, most likely.
+    pub fn steal_into(&self, to: &Queue, at_least: u32) -> Option<(NonNull<Task>, u32)> {
         // Ordering: Relaxed, only the caller writes `to`'s tail.
         let to_tail = to.tail.load(Ordering::Relaxed);
         // Ordering: Acquire, as in `push`: a slot seen free has been read out by its thief.
@@ -173,6 +174,9 @@ impl Queue {
                 // Ordering: Acquire, as above.
                 head = self.head.load(Ordering::Acquire);
                 continue;
+            }
+            if waiting < at_least {
+                return None;
             }
             // One more than fits in the ring can be moved: one is run at once.
             let count = (waiting - waiting / 2).min(to_free + 1);

@@ -17,11 +17,15 @@ mod thread;
 #[cfg(not(loom))]
 pub use std::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+    sync::atomic::{
+        AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    },
 };
 
 #[cfg(loom)]
-pub use loom_atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub use loom_atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
 #[cfg(loom)]
 pub use loom_cell::UnsafeCell;
 
@@ -77,4 +81,22 @@ pub fn spin_hint() {
     std::hint::spin_loop();
     #[cfg(loom)]
     loom::thread::yield_now();
+}
+
+/// Spins until `condition` holds, for `time` at most, and says whether it does. In a model, where time does not
+/// pass, it looks once.
+pub fn spin_until(time: std::time::Duration, mut condition: impl FnMut() -> bool) -> bool {
+    #[cfg(not(loom))]
+    {
+        let until = std::time::Instant::now() + time;
+        while std::time::Instant::now() < until {
+            if condition() {
+                return true;
+            }
+            spin_hint();
+        }
+    }
+    #[cfg(loom)]
+    let _ = time;
+    condition()
 }
