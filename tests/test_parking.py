@@ -283,6 +283,30 @@ def test_with_fibers_a_parked_task_runs_on_under_the_same_thread_with_no_thread_
     )
 
 
+def test_stacks_of_a_burst_are_given_back_and_parking_goes_on(run_program: Any) -> None:
+    run_program(
+        """
+        import gc, greenlet, penstock
+        from penstock import *
+        penstock.configure(parking="fiber", workers=1)
+        gate = Channel()
+        def loops():
+            return sum(isinstance(it, greenlet.greenlet) for it in gc.get_objects())
+        for burst in range(2):
+            waits = gate.stats().recv_waits
+            tasks = [go(gate.recv) for _ in range(1000)]
+            wait_until(lambda: gate.stats().recv_waits == waits + 1000)
+            assert loops() >= 1000, loops()
+            for i in range(1000):
+                gate.send(i, timeout=30)
+            assert sorted(task.result(timeout=30) for task in tasks) == list(range(1000))
+            wait_until(lambda: loops() < 100)
+        print("ok")
+        """,
+        stdout="ok\n",
+    )
+
+
 @pytest.mark.parametrize("parking", ["fiber", "thread"])
 def test_both_ways_of_parking_behave_the_same(run_program: Any, parking: str) -> None:
     run_program(

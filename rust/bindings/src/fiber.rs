@@ -159,8 +159,8 @@ unsafe fn free_stack(stack: NonNull<Stack>) {
 thread_local! {
     /// The greenlet at the base of this thread. Borrowed: the thread's main greenlet lives as long as it.
     static HUB: Cell<*mut ffi::PyObject> = const { Cell::new(ptr::null_mut()) };
-    /// A loop of this thread has returned: the thread is to end. Else the hub is entered to start a new one.
-    static RETIRED: Cell<bool> = const { Cell::new(false) };
+    /// The loop that has returned to the hub, or null: the hub is entered to start a new one.
+    static RETURNED: Cell<*mut Stack> = const { Cell::new(ptr::null_mut()) };
 }
 
 /// The host's `switch`.
@@ -269,7 +269,8 @@ unsafe extern "C-unwind" fn loop_entry(
     // SAFETY: on the machine's thread, attached, on the stack that the hub named.
     unsafe {
         machine.work();
-        RETIRED.set(true);
+        let stack = machine.current_stack();
+        RETURNED.set(stack.map_or(ptr::null_mut(), |stack| ptr::from_ref(stack).cast_mut()));
         ffi::Py_NewRef(ffi::Py_None())
     }
 }
@@ -305,42 +306,59 @@ pub unsafe fn run_machine(machine: &'static Machine) {
     if frames.hold(py).is_err() {
         return; // no memory: the thread ends before it has taken anything
     }
-    loop {
-        let stack = new_stack_of(machine);
-        // SAFETY: attached; the new greenlet's parent is the current one, the hub.
-        unsafe {
-            let run = LOOP.load(Ordering::Relaxed); // Ordering: Relaxed, written during the import.
-            let greenlet = function::<NewGreenlet>(NEW)(run, ptr::null_mut());
-            if greenlet.is_null() {
-                // No memory for a greenlet: its machine ends, the parked tasks stay parked.
-                ffi::PyErr_WriteUnraisable(run);
-                return;
-            }
-            state(stack.as_ref()).greenlet = greenlet;
-            if !enter_loop(stack) {
-                ffi::PyErr_WriteUnraisable(run);
-                return;
-            }
+    let mut next = None;
+    // SAFETY: attached, on the machine's thread.
+    while let Some(stack) = next.take().or_else(|| unsafe { new_loop(machine) }) {
+        // SAFETY: a loop that was just made, or waits.
+        if !unsafe { enter_loop(stack) } {
+            break;
         }
-        if !RETIRED.get() {
+        let Some(returned) = NonNull::new(RETURNED.replace(ptr::null_mut())) else {
             continue;
-        }
-        // SAFETY: each idle loop returns at once when it is resumed now, and its greenlet ends.
+        };
+        // SAFETY: its loop has returned; each idle one does at once when it is resumed now, and its greenlet ends.
         unsafe {
+            free_stack(returned);
             while let Some(idle) = machine.take_idle_stack() {
                 machine.set_current_stack(idle);
                 if !enter_loop(idle) {
-                    ffi::PyErr_Clear();
+                    break;
                 }
+                RETURNED.set(ptr::null_mut());
                 free_stack(idle);
             }
         }
-        frames.release(py);
-        return;
+        next = machine.take_next_loop();
+        match next {
+            Some(stack) => machine.set_current_stack(stack),
+            None => break,
+        }
     }
+    frames.release(py);
 }
 
-/// Switches from the hub to a loop, until something switches to the hub.
+/// Makes a loop for `machine`, and makes its stack the current one. `None`: there is no memory for one, so its thread
+/// ends, and the tasks that are parked there stay parked.
+///
+/// # Safety
+/// Attached, in the hub.
+unsafe fn new_loop(machine: &'static Machine) -> Option<NonNull<Stack>> {
+    let stack = new_stack_of(machine);
+    // SAFETY: attached; the new greenlet's parent is the current one, the hub.
+    unsafe {
+        let run = LOOP.load(Ordering::Relaxed); // Ordering: Relaxed, written during the import.
+        let greenlet = function::<NewGreenlet>(NEW)(run, ptr::null_mut());
+        state(stack.as_ref()).greenlet = greenlet;
+        if greenlet.is_null() {
+            ffi::PyErr_WriteUnraisable(run);
+            return None;
+        }
+    }
+    Some(stack)
+}
+
+/// Switches from the hub to a loop, until something switches to the hub. `false`: an exception came instead, which is
+/// shown.
 ///
 /// # Safety
 /// Called by the hub; `stack` has a greenlet.
@@ -349,7 +367,11 @@ unsafe fn enter_loop(stack: NonNull<Stack>) -> bool {
     unsafe {
         let target = state(stack.as_ref()).greenlet;
         let result = function::<Switch>(SWITCH)(target, ptr::null_mut(), ptr::null_mut());
-        ffi::Py_XDECREF(result);
-        !result.is_null()
+        if result.is_null() {
+            ffi::PyErr_WriteUnraisable(target);
+            return false;
+        }
+        ffi::Py_DECREF(result);
+        true
     }
 }

@@ -19,6 +19,7 @@ use std::{
 use super::{
     Scheduler, Stack,
     idle::{Idle, Mission, Place},
+    loops::Loops,
     stack::{Inbox, StackQueue},
     stats::Counters,
     worker::Worker,
@@ -58,8 +59,7 @@ crate::sync::per_thread! {
 struct Own {
     /// Stacks whose task can go on.
     ready: StackQueue,
-    /// Loops without a task, the one used last first: idle stacks are trimmed from the other end.
-    idle: StackQueue,
+    loops: Loops,
     turn: u32,
     stacks_in_a_row: u32,
     next_in_a_row: u32,
@@ -68,7 +68,9 @@ struct Own {
     random: u32,
     /// The task that just ran gave up its turn: queued tasks go first, once.
     yielded: bool,
-    /// The thread is about to end: idle loops return.
+    /// Idle loops that are resumed return.
+    ends_loops: bool,
+    /// The thread is about to end.
     retiring: bool,
 }
 
@@ -107,7 +109,7 @@ unsafe impl Sync for Machine {}
 enum Next {
     Stack(NonNull<Stack>),
     Task(NonNull<Task>),
-    Retire,
+    Return,
 }
 
 impl Machine {
@@ -299,14 +301,14 @@ impl Machine {
                     }
                     let me = self.current.get();
                     if let Some(me) = NonNull::new(me) {
-                        self.own().idle.push_front(me);
+                        self.own().loops.put(me);
                         self.switch(me, stack);
                     }
-                    if self.own().retiring {
+                    if self.own().ends_loops {
                         return;
                     }
                 }
-                Next::Retire => return,
+                Next::Return => return,
             }
         }
     }
@@ -318,10 +320,26 @@ impl Machine {
         unsafe { (self.scheduler.host.switch)(from, to) }
     }
 
-    /// An idle loop of this thread, which is about to end: the host runs each until it has returned.
+    /// After a loop has returned: an idle one that is to end too. The host resumes each until it has returned.
     pub fn take_idle_stack(&'static self) -> Option<NonNull<Stack>> {
-        self.own().retiring = true;
-        self.own().idle.pop_front()
+        let own = self.own();
+        let stack = if own.retiring {
+            own.loops.take()
+        } else {
+            own.loops.take_surplus()
+        };
+        own.ends_loops = stack.is_some();
+        stack
+    }
+
+    /// After that: the idle loop with which the thread goes on, or `None` if it is to end.
+    pub fn take_next_loop(&'static self) -> Option<NonNull<Stack>> {
+        if self.own().retiring {
+            return None;
+        }
+        let stack = self.own().loops.take();
+        debug_assert!(stack.is_some(), "some are kept");
+        stack
     }
 
     fn next(&'static self) -> Next {
@@ -330,11 +348,16 @@ impl Machine {
             // Ordering: Relaxed, a flag that is seen soon enough.
             if scheduler.stopping.load(Ordering::Relaxed) {
                 self.halt(false);
-                return Next::Retire;
+                self.own().retiring = true;
+                return Next::Return;
             }
             let Some(worker) = self.worker() else {
                 if self.rest(false) {
-                    return Next::Retire;
+                    self.own().retiring = true;
+                    return Next::Return;
+                }
+                if self.own().loops.judge(Instant::now) {
+                    return Next::Return;
                 }
                 continue;
             };
@@ -360,6 +383,9 @@ impl Machine {
             self.stop_searching(false);
             if !self.looks_out() {
                 self.rest(false);
+            }
+            if self.own().loops.judge(Instant::now) {
+                return Next::Return;
             }
         }
     }
@@ -530,7 +556,7 @@ impl Machine {
     /// thread is to end.
     fn rest(&'static self, occupied: bool) -> bool {
         let scheduler = self.scheduler;
-        let deadline;
+        let (deadline, retire_at);
         debug_assert!(!self.is_searching(), "nobody else would be woken");
         // What others made ready decides where this machine waits.
         self.inbox.drain_into(&mut self.own().ready);
@@ -558,11 +584,10 @@ impl Machine {
                 (None, true, false) => Place::Parked,
                 (None, false, false) => Place::Spare,
             };
-            deadline = match (worker, place) {
-                (Some(worker), _) => worker.timers.next(),
-                (None, Place::Spare) => Some(Instant::now() + SPARE_TIME),
-                _ => None,
-            };
+            retire_at = (place == Place::Spare).then(|| Instant::now() + SPARE_TIME);
+            let timer = worker.and_then(|worker| worker.timers.next());
+            let judge_at = self.own().loops.judge_at(Instant::now);
+            deadline = [retire_at, timer, judge_at].into_iter().flatten().min();
             if let Some(worker) = worker {
                 worker.set_idle(&mut idle, true);
             }
@@ -579,10 +604,10 @@ impl Machine {
             // SAFETY: on the machine's thread, and nothing with a destructor is alive here.
             unsafe { (scheduler.host.idle)(self, deadline) };
         }
-        self.end_rest(deadline)
+        self.end_rest(retire_at)
     }
 
-    fn end_rest(&'static self, deadline: Option<Instant>) -> bool {
+    fn end_rest(&'static self, retire_at: Option<Instant>) -> bool {
         let scheduler = self.scheduler;
         let mut idle = scheduler.idle.lock();
         let place = self.place(&idle);
@@ -604,7 +629,7 @@ impl Machine {
         place == Place::Spare
             && too_many
             && self.own().parked == 0
-            && deadline.is_some_and(|deadline| deadline <= Instant::now())
+            && retire_at.is_some_and(|retire_at| retire_at <= Instant::now())
     }
 
     /// Nothing runs here any more. The process is about to end, most likely, so nothing is torn down; unless
@@ -659,7 +684,7 @@ impl Machine {
 
     /// Goes on with an idle loop, or a new one.
     fn to_a_loop(&'static self, me: NonNull<Stack>) -> bool {
-        if let Some(stack) = self.own().idle.pop_front() {
+        if let Some(stack) = self.own().loops.take() {
             return self.switch(me, stack);
         }
         // SAFETY: `me` is the stack that runs.

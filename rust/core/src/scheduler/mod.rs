@@ -16,6 +16,7 @@
 
 mod idle;
 mod injector;
+mod loops;
 mod machine;
 #[cfg(all(test, loom))]
 mod model;

@@ -64,6 +64,11 @@ fn scheduler(workers: usize) -> &'static Scheduler {
     parking(workers, true)
 }
 
+/// Some machine, for a stack to be of.
+pub fn any_machine() -> &'static Machine {
+    machine(scheduler(1)).0
+}
+
 fn parking(workers: usize, fibers: bool) -> &'static Scheduler {
     let scheduler = Scheduler::new(Config {
         host: &HOST,

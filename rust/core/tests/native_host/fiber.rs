@@ -60,22 +60,29 @@ pub unsafe fn new_stack(from: NonNull<Stack>) -> bool {
 /// The body of a machine's thread.
 pub fn run_hub(machine: &'static Machine) {
     let mut next = make(machine);
-    // SAFETY: made here, and suspended or not started, for the hub runs.
-    while let CoroutineResult::Yield(()) = unsafe { (*fiber(next)).coroutine.resume(()) } {
-        next = NonNull::new(NEXT.get()).unwrap_or_else(|| make(machine));
-    }
-    // SAFETY: its loop has returned.
-    unsafe { free(next) };
-    while let Some(idle) = machine.take_idle_stack() {
-        machine.set_current_stack(idle);
-        // SAFETY: an idle loop, which returns when it is resumed now.
-        unsafe {
-            assert!(matches!(
-                (*fiber(idle)).coroutine.resume(()),
-                CoroutineResult::Return(())
-            ));
-            free(idle);
+    loop {
+        // SAFETY: made here, and suspended or not started, for the hub runs.
+        while let CoroutineResult::Yield(()) = unsafe { (*fiber(next)).coroutine.resume(()) } {
+            next = NonNull::new(NEXT.get()).unwrap_or_else(|| make(machine));
         }
+        // SAFETY: its loop has returned.
+        unsafe { free(next) };
+        while let Some(idle) = machine.take_idle_stack() {
+            machine.set_current_stack(idle);
+            // SAFETY: an idle loop, which returns when it is resumed now.
+            unsafe {
+                assert!(matches!(
+                    (*fiber(idle)).coroutine.resume(()),
+                    CoroutineResult::Return(())
+                ));
+                free(idle);
+            }
+        }
+        match machine.take_next_loop() {
+            Some(stack) => next = stack,
+            None => return,
+        }
+        machine.set_current_stack(next);
     }
 }
 
