@@ -6,7 +6,8 @@ it types, docstrings and the parts that are shorter in Python. This file re-expo
 
 from __future__ import annotations
 
-from penstock import _supported  # isort: skip # noqa: F401 - before all others: it refuses where they cannot work
+# Before all others: it refuses where they cannot work.
+from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
 from penstock._core import Channel, Task, __version__, asleep, build_profile, go, sleep, yield_now
 from penstock.channel import ChannelStats
 from penstock.exceptions import Cancelled, ChannelClosed, Empty, Full, PenstockError

@@ -12,8 +12,8 @@ from typing import NoReturn
 def end_child(error: BaseException | None) -> NoReturn:
     """End the process as a program ends: errors shown, exit handlers run, streams flushed.
 
-    Not by the interpreter's own finalization, which goes back to the state of the main thread: of the parent's
-    main thread, that is, whose state was freed at the fork if a task of another thread forked.
+    Not by the interpreter's own finalization, which goes back to the state of the main thread: that of the
+    parent's, which was freed at the fork where a task of another thread forked.
     """
     status = 0
     if isinstance(error, SystemExit):

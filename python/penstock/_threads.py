@@ -10,8 +10,8 @@ from penstock import _core
 def start(machine: int, number: int) -> None:
     """Start the thread of the machine at that address.
 
-    A `threading.Thread`, so that tracing, debuggers and `faulthandler` see it; a daemon, because the interpreter's
-    exit waits for no task.
+    A `threading.Thread`, so that tracing, debuggers and `faulthandler` see it; a daemon, because exit waits
+    for no task.
     """
     threading.Thread(
         target=_core._machine_main, args=(machine,), name=f"penstock-{number}", daemon=True

@@ -1,7 +1,7 @@
 //! Where nobody tells the state of another thread.
 
 /// Names a thread of this process.
-pub type ThreadId = i32;
+pub type ThreadId = u32;
 
 /// The calling thread's name.
 pub fn current_thread() -> ThreadId {

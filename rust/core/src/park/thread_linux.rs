@@ -3,12 +3,12 @@
 use std::fs;
 
 /// Names a thread of this process.
-pub type ThreadId = i32;
+pub type ThreadId = u32;
 
 /// The calling thread's name.
 pub fn current_thread() -> ThreadId {
     // SAFETY: no precondition.
-    unsafe { libc::gettid() }
+    unsafe { libc::gettid() }.cast_unsigned()
 }
 
 /// Whether the thread computes, or would if a processor were free: it does not wait for anything. `false` also where

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     park::{Parker, computes, current_thread},
-    sync::{AtomicBool, AtomicI32, AtomicPtr, Ordering, UnsafeCell, fence, spin_until},
+    sync::{AtomicBool, AtomicU32, AtomicPtr, Ordering, UnsafeCell, fence, spin_until},
     task::Task,
 };
 
@@ -80,7 +80,7 @@ pub struct Machine {
     /// It has its thread. Set by that thread.
     entered: AtomicBool,
     /// Which thread that is, or 0. Set by it, read by the monitor.
-    thread: AtomicI32,
+    thread: AtomicU32,
     pub scheduler: &'static Scheduler,
     /// The worker in hand, or null. Written by its thread while it is awake, by others while it sleeps, under
     /// the lock of `idle`.
@@ -117,7 +117,7 @@ impl Machine {
         Self {
             id,
             entered: AtomicBool::new(false),
-            thread: AtomicI32::new(0),
+            thread: AtomicU32::new(0),
             scheduler,
             worker: AtomicPtr::new(ptr::null_mut()),
             inbox: Inbox::default(),
