@@ -113,7 +113,9 @@ def test_the_index_of_a_tree_equals_the_sequential_one(
     before = penstock.default_runtime().stats()
     indexer = stdlib_index.Indexer(tree)
     indexer.run()
-    started = penstock.default_runtime().stats().tasks_started - before.tasks_started
+    after = penstock.default_runtime().stats()
+    started = after.tasks_started - before.tasks_started
+    parks = after.parks - before.parks
 
     index, failures = sequential_index(tree)
     assert indexer.index == index
@@ -122,8 +124,12 @@ def test_the_index_of_a_tree_equals_the_sequential_one(
     assert index["naïve"] == {"latin.py": 1}
     assert "foreign" not in index
 
-    # Counted without the runtime: one entry for each call of `go`.
+    # Counted without the runtime: one entry for each call of `go`, and the waits that each channel saw. The two
+    # stages that wait for their readers and tokenisers park for those that have not ended by then.
     assert started == len(indexer.launched)
+    channels = [indexer.paths.stats(), indexer.sources.stats(), indexer.tallies.stats()]
+    waits = sum(stats.send_waits + stats.recv_waits for stats in channels)
+    assert waits <= parks <= waits + stdlib_index.READERS + stdlib_index.TOKENISERS
     # Whoever waits for a task may go on before its worker has counted it as finished.
     wait_until(
         lambda: (
