@@ -973,3 +973,38 @@ def test_importing_the_package_leaves_the_gil_as_it_was(run_program: Any) -> Non
         """,
         stdout=f"{gil_enabled}\n",
     )
+
+
+def test_the_memory_of_a_burst_is_used_again_and_given_back_later(run_program: Any) -> None:
+    run_program(
+        """
+        import gc
+        from penstock import *
+        def burst(count):
+            tasks = [go(int) for _ in range(count)]
+            assert [task.result(timeout=30) for task in tasks] == [0] * count
+        def blocks():
+            gc.collect()
+            burst(1)
+            return sys.getallocatedblocks()
+        burst(1)
+        before = blocks()
+        burst(50_000)
+        wait_until(lambda: blocks() < before + 10_000)
+        print("given back")
+        """,
+        stdout="given back\n",
+    )
+
+
+def test_a_reused_task_has_nothing_of_the_one_before(wait_until: Any) -> None:
+    for round in range(3):
+        tasks = [go(pow, round, 2) for _ in range(100)]
+        references = [weakref.ref(task) for task in tasks]
+        ids = {task.id for task in tasks}
+        assert len(ids) == 100
+        assert [task.result(timeout=LIMIT) for task in tasks] == [round**2] * 100
+        assert all(reference() is task for reference, task in zip(references, tasks, strict=True))
+        del tasks
+        # A worker that has ended a task may hold it for a moment more.
+        wait_until(lambda refs=references: not any(reference() for reference in refs))

@@ -97,11 +97,16 @@ pub fn watch_collections(py: Python<'_>) -> PyResult<()> {
 
 /// An entry of `gc.callbacks`.
 #[pyfunction]
-fn collection_begins(phase: &str, _info: &Bound<'_, PyAny>) {
+fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
     if phase == "start" {
         // Ordering: Relaxed, because a thread acts only on what it stored itself.
         COLLECTOR.store(this_thread(), Ordering::Relaxed);
+        let generation = info.get_item(intern!(info.py(), "generation"))?;
+        if generation.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2)) {
+            crate::task::collection_begins();
+        }
     }
+    Ok(())
 }
 
 /// Whether this thread holds the lock of a module that is being imported, where it must not run other

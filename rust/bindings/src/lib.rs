@@ -56,6 +56,7 @@ mod _core {
         crate::error::load(py)?;
         crate::fiber::load(py)?;
         crate::operation::load(py)?;
+        crate::task::load(py);
         crate::interpreter::watch_collections(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::memory::add(py)?;

@@ -29,7 +29,7 @@ use crate::{
     error::{Raised, raise},
     fiber,
     hot::Definition,
-    interpreter, operation, unwind,
+    interpreter, operation, task, unwind,
 };
 
 static HOST: Host = Host {
@@ -185,6 +185,7 @@ pub const MAX_WORKERS: usize = 4096;
 /// # Safety
 /// See `Host::idle`.
 unsafe fn idle(machine: &'static Machine, deadline: Option<Instant>) {
+    task::rest();
     // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
     unsafe {
         let state = ffi::PyEval_SaveThread();

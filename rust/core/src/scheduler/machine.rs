@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     park::{Parker, computes, current_thread},
-    sync::{AtomicBool, AtomicU32, AtomicPtr, Ordering, UnsafeCell, fence, spin_until},
+    sync::{AtomicBool, AtomicPtr, AtomicU32, Ordering, UnsafeCell, fence, spin_until},
     task::Task,
 };
 

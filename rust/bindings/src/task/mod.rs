@@ -8,6 +8,8 @@
 //! done, and only if its result can be part of a cycle. A hundred thousand handles in a list then cost a
 //! collection nothing.
 
+mod memory;
+
 use std::{
     cell::UnsafeCell,
     ptr::{self, NonNull},
@@ -18,7 +20,7 @@ use std::{
 };
 
 use penstock_core::{
-    scheduler::{Machine, Scheduler},
+    scheduler::{Machine, Scheduler, Stack},
     task::{BeginJoin, Cancelling, Parking, Task, TaskVtable},
     wait::{Entry, Outcome, WaiterClass, WaiterRef},
 };
@@ -297,7 +299,7 @@ impl TaskObject {
     ///
     /// # Safety
     /// Called by whoever runs the task, once; `result` is a strong reference, given away here.
-    unsafe fn finish(&self, end: End, result: *mut ffi::PyObject) {
+    unsafe fn finish(&self, machine: &Machine, end: End, result: *mut ffi::PyObject) {
         // SAFETY: the caller runs the task, so it is the one user of the fields.
         unsafe {
             let fields = self.fields();
@@ -307,7 +309,7 @@ impl TaskObject {
                 ffi::PyObject_GC_Track(self.object().cast());
             }
             self.let_go();
-            count_finished(); // before anyone who waits for it can look
+            machine.counters().finished.add(1); // before anyone who waits for it can look
             self.core.finish();
             ffi::Py_DECREF(self.object());
         }
@@ -317,11 +319,11 @@ impl TaskObject {
     ///
     /// # Safety
     /// The caller has it from a queue.
-    unsafe fn finish_unrun(&self) {
+    unsafe fn finish_unrun(&self, machine: &Machine) {
         // SAFETY: nobody else uses what is let go of; the reference is the task's to itself.
         unsafe {
             self.let_go();
-            count_finished();
+            machine.counters().finished.add(1);
             ffi::Py_DECREF(self.object());
         }
     }
@@ -339,12 +341,6 @@ impl TaskObject {
             ffi::Py_CLEAR(&raw mut fields.context);
             ffi::Py_CLEAR(&raw mut fields.callable);
         }
-    }
-}
-
-fn count_finished() {
-    if let Some(machine) = Machine::current() {
-        machine.counters().finished.add(1);
     }
 }
 
@@ -397,20 +393,13 @@ unsafe fn new_task(
         id: AtomicU64::new(0),
         interrupts: Interrupts::default(),
     };
-    match Bound::new(py, task) {
-        Ok(task) => {
-            let object = task.into_ptr();
-            // SAFETY: the object is new and ours alone.
-            unsafe {
-                *TaskObject::from_object(object).object.get() = object;
-                ffi::PyObject_GC_UnTrack(object.cast());
-            }
-            object
+    // SAFETY: attached; the object is new and ours alone.
+    unsafe {
+        let object = memory::new(py, task);
+        if !object.is_null() {
+            *TaskObject::from_object(object).object.get() = object;
         }
-        Err(error) => {
-            raise(py, error);
-            ptr::null_mut()
-        }
+        object
     }
 }
 
@@ -491,7 +480,7 @@ unsafe fn run(core: NonNull<Task>) {
         let starts = task.core.is_new();
         if starts && !task.core.start() || !starts && task.core.is_done() {
             // Cancelled before it started: done long since, but for what it holds.
-            task.finish_unrun();
+            task.finish_unrun(machine);
             return;
         }
         if starts {
@@ -501,8 +490,8 @@ unsafe fn run(core: NonNull<Task>) {
         }
         stack.task.set(core.as_ptr());
         match task.kind {
-            Kind::Call => task.call(),
-            Kind::Coroutine => task.step(starts),
+            Kind::Call => task.call(machine, stack),
+            Kind::Coroutine => task.step(machine, stack, starts),
         }
     }
 }
@@ -512,10 +501,9 @@ impl TaskObject {
     ///
     /// # Safety
     /// In `run`. Nothing with a destructor may be alive in here while Python code runs.
-    unsafe fn call(&self) {
+    unsafe fn call(&self, machine: &Machine, stack: &Stack) {
         // SAFETY: in `run`, attached, the one user of the fields.
         unsafe {
-            let stack = current_stack();
             let context = self.fields().context;
             let entered = if context.is_null() {
                 fiber::state(stack).base.enter()
@@ -539,14 +527,13 @@ impl TaskObject {
             if in_child() {
                 runtime::end_child(result);
             }
-            let stack = current_stack();
             if context.is_null() {
                 drop(fiber::state(stack).base.settle());
             } else if entered {
                 ffi::PyContext_Exit(context);
             }
             stack.task.set(ptr::null());
-            self.end_with(result, true);
+            self.end_with(machine, result, true);
         }
     }
 
@@ -554,12 +541,12 @@ impl TaskObject {
     ///
     /// # Safety
     /// As for [`finish`](Self::finish).
-    unsafe fn end_with(&self, result: *mut ffi::PyObject, plain: bool) {
+    unsafe fn end_with(&self, machine: &Machine, result: *mut ffi::PyObject, plain: bool) {
         // SAFETY: attached, the one user of the fields.
         unsafe {
             let py = Python::assume_attached();
             if !result.is_null() && (!plain || ffi::PyCoro_CheckExact(result) == 0) {
-                self.finish(End::Returned, result);
+                self.finish(machine, End::Returned, result);
                 return;
             }
             if !result.is_null() {
@@ -571,7 +558,7 @@ impl TaskObject {
             } else {
                 End::Raised
             };
-            self.finish(end, error.into_value(py).into_ptr());
+            self.finish(machine, end, error.into_value(py).into_ptr());
         }
     }
 
@@ -579,11 +566,10 @@ impl TaskObject {
     ///
     /// # Safety
     /// In `run`.
-    unsafe fn step(&self, starts: bool) {
+    unsafe fn step(&self, machine: &Machine, stack: &Stack, starts: bool) {
         // SAFETY: in `run`, attached, the one user of the fields.
         unsafe {
             let py = Python::assume_attached();
-            let stack = current_stack();
             let own_context = self.fields().context;
             let entered = if own_context.is_null() {
                 fiber::state(stack).base.enter()
@@ -602,7 +588,6 @@ impl TaskObject {
             if in_child() {
                 runtime::end_child(result);
             }
-            let stack = current_stack();
             if own_context.is_null() {
                 if let Some(dirty) = fiber::state(stack).base.settle() {
                     self.fields().context = dirty.into_ptr();
@@ -615,25 +600,23 @@ impl TaskObject {
                 ffi::PySendResult::PYGEN_NEXT => {
                     let gives_up_turn = operation::is_yield_marker(result);
                     ffi::Py_DECREF(result);
-                    self.leave_step(gives_up_turn);
+                    self.leave_step(machine, gives_up_turn);
                 }
-                ffi::PySendResult::PYGEN_RETURN => self.end_with(result, false),
-                ffi::PySendResult::PYGEN_ERROR => self.end_with(ptr::null_mut(), false),
+                ffi::PySendResult::PYGEN_RETURN => self.end_with(machine, result, false),
+                ffi::PySendResult::PYGEN_ERROR => self.end_with(machine, ptr::null_mut(), false),
             }
         }
     }
 
     /// # Safety
     /// At the end of a step that has not finished the task.
-    unsafe fn leave_step(&self, gives_up_turn: bool) {
+    unsafe fn leave_step(&self, machine: &Machine, gives_up_turn: bool) {
         let core = self.core_pointer();
         let scheduler = self.core.scheduler();
         if gives_up_turn {
             self.core.yield_step();
         } else {
-            if let Some(machine) = Machine::current() {
-                machine.counters().parks.add(1);
-            }
+            machine.counters().parks.add(1);
             if self.core.leave_step() == Parking::Parked {
                 return; // whoever claims its waiter may have queued it already: it is not ours any more
             }
@@ -677,13 +660,6 @@ impl TaskObject {
         }
         Ok(())
     }
-}
-
-/// The stack that runs, read anew after each call that may have parked.
-fn current_stack() -> &'static penstock_core::scheduler::Stack {
-    Machine::current()
-        .and_then(Machine::current_stack)
-        .expect("a task runs on a stack")
 }
 
 /// Whether the task that just returned had forked, and this is the child: its thread is no machine any more.
@@ -865,6 +841,8 @@ unsafe fn report_unseen(exception: *mut ffi::PyObject) {
         }
     }
 }
+
+pub use memory::{collection_begins, load, rest};
 
 pub static FUNCTIONS: [Definition; 3] = [
     Definition::fast(c"go", go, GO_DOC),
