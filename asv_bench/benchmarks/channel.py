@@ -6,6 +6,7 @@ bound before the clock starts, on every side.
 
 import queue
 from collections import deque
+from itertools import repeat
 from time import perf_counter_ns as now
 
 
@@ -13,7 +14,7 @@ def pairs(count, put, get):
     """Time ``count`` times ``put(item)`` and ``get()``."""
     item = object()
     start = now()
-    for _ in range(count):
+    for _ in repeat(None, count):
         put(item)
         get()
     return now() - start

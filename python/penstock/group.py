@@ -140,9 +140,12 @@ class Group:
         traceback: TracebackType | None,
     ) -> bool:
         leaving = _Leaving(self, error)
-        while (task := self._next()) is not None:
-            try:
-                task._join()
+        waits = True
+        while waits:
+            try:  # around the whole loop: Ctrl-C may come between two waits
+                while (task := self._next()) is not None:
+                    task._join()
+                waits = False
             except (Cancelled, KeyboardInterrupt) as interruption:
                 leaving.interrupted_by(interruption)
         return leaving.outcome()
