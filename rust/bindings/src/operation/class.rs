@@ -3,6 +3,9 @@
 //! One is made for every `await`, so it has to cost little: the class is made by hand, objects are reused, and the
 //! garbage collector does not see one that waits in a task of ours (the task holds itself meanwhile, so nothing
 //! there can be garbage). In an event loop it does: a loop that is closed leaves cycles behind.
+//!
+//! Tried and dropped: a subclass of `StopIteration` whose objects are reused. On 3.13 it took 4 % off a round trip
+//! between two coroutines, for a second class made by hand.
 
 use std::{
     cell::{Cell, UnsafeCell},
