@@ -13,8 +13,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString};
 
-/// The thread that began the latest collection; 0 before the first. Written in [`collection_begins`] by
-/// that thread, read by [`is_collecting_here`] on any.
+/// The thread that collects now, or 0. Written in [`collection_begins`] and [`collection_ends`] by that thread, read
+/// by [`is_collecting_here`] on any.
 static COLLECTOR: AtomicUsize = AtomicUsize::new(0);
 
 /// `importlib._bootstrap._module_locks`: one entry for each module that is being imported now.
@@ -68,8 +68,9 @@ pub fn context_is_empty(py: Python<'_>) -> bool {
 /// Whether this thread is inside a garbage collection, where it must not leave its stack: the collector's
 /// list heads are on it.
 ///
-/// The interpreter only says that some thread collects. So `gc.callbacks` notes which one began
-/// ([`watch_collections`]); it need not note the end, because collections do not overlap.
+/// The interpreter only says that some thread collects. So `gc.callbacks` notes which one
+/// ([`watch_collections`]), and when it has done: without the GIL another thread's collection says that it is under way
+/// before it calls back, and this thread would take it for its own last one.
 pub fn is_collecting_here(_py: Python<'_>) -> bool {
     // SAFETY: `_py` proves that the thread state is attached, which is all the shim needs.
     let collecting: c_int = unsafe { shim::penstock_collecting() };
@@ -77,21 +78,20 @@ pub fn is_collecting_here(_py: Python<'_>) -> bool {
     collecting != 0 && COLLECTOR.load(Ordering::Relaxed) == this_thread()
 }
 
-/// Has [`collection_begins`] called first in each collection from now on. Calling it twice does nothing.
+/// Has [`collection_begins`] called first in each collection from now on, and [`collection_ends`] last. Calling it
+/// twice does nothing.
 ///
-/// First, because a callback before ours could wait, and its thread would not yet be known.
+/// First and last, because a callback outside of ours could wait, and its thread would not be known.
 pub fn watch_collections(py: Python<'_>) -> PyResult<()> {
-    static WATCHER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let watcher = WATCHER.get_or_try_init(py, || {
-        pyo3::wrap_pyfunction!(collection_begins, py).map(|function| function.into_any().unbind())
+    static WATCHED: PyOnceLock<()> = PyOnceLock::new();
+    WATCHED.get_or_try_init(py, || {
+        let callbacks = py
+            .import("gc")?
+            .getattr("callbacks")?
+            .cast_into::<PyList>()?;
+        callbacks.insert(0, pyo3::wrap_pyfunction!(collection_begins, py)?)?;
+        callbacks.append(pyo3::wrap_pyfunction!(collection_ends, py)?)
     })?;
-    let callbacks = py
-        .import("gc")?
-        .getattr("callbacks")?
-        .cast_into::<PyList>()?;
-    if !callbacks.contains(watcher)? {
-        callbacks.insert(0, watcher)?;
-    }
     Ok(())
 }
 
@@ -107,6 +107,15 @@ fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
         }
     }
     Ok(())
+}
+
+/// An entry of `gc.callbacks`.
+#[pyfunction]
+fn collection_ends(phase: &str, _info: &Bound<'_, PyAny>) {
+    if phase == "stop" {
+        // Ordering: Relaxed, as above.
+        COLLECTOR.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Whether this thread holds the lock of a module that is being imported, where it must not run other
