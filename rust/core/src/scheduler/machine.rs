@@ -26,13 +26,13 @@ use super::{
 };
 use crate::{
     park::{Parker, computes, current_thread},
-    sync::{AtomicBool, AtomicU32, AtomicPtr, Ordering, UnsafeCell, fence, spin_until},
+    sync::{AtomicBool, AtomicPtr, AtomicU32, Ordering, UnsafeCell, fence, spin_until},
     task::Task,
 };
 
 /// Turns between two looks at the injector and the waiting machines. Prime, so that it does not beat with
 /// patterns in the load (Go's number).
-const FAIRNESS_TURNS: u32 = 61;
+pub(super) const FAIRNESS_TURNS: u32 = 61;
 /// Ready stacks resumed in a row while queued tasks wait: a pair that readies each other for ever must
 /// not starve them.
 const STACKS_IN_A_ROW: u32 = 16;
@@ -106,7 +106,8 @@ unsafe impl Send for Machine {}
 // SAFETY: as above.
 unsafe impl Sync for Machine {}
 
-enum Next {
+#[derive(Debug)]
+pub(super) enum Next {
     Stack(NonNull<Stack>),
     Task(NonNull<Task>),
     Return,
@@ -401,13 +402,14 @@ impl Machine {
 
     /// Work that is here already: this thread's stacks, the worker's queue and timers, the injector.
     #[inline]
-    fn find(&'static self, worker: &'static Worker) -> Option<Next> {
+    pub(super) fn find(&'static self, worker: &'static Worker) -> Option<Next> {
         if !self.inbox.is_empty() {
             self.inbox.drain_into(&mut self.own().ready);
         }
         let own = self.own();
         own.turn = own.turn.wrapping_add(1);
         if own.turn.is_multiple_of(FAIRNESS_TURNS) {
+            self.scheduler.start_owed_spare();
             if self.scheduler.give_to_waiting(self) {
                 return None;
             }
@@ -625,6 +627,7 @@ impl Machine {
         }
         if self.worker().is_some() {
             scheduler.monitor.workers_awake(); // a deadline woke it, maybe, and nobody else told
+            scheduler.start_owed_spare();
         }
         place == Place::Spare
             && too_many

@@ -12,6 +12,7 @@ use std::{
 use super::{
     Config, Host, Machine, Scheduler, Stack,
     idle::{Mission, Place},
+    machine::FAIRNESS_TURNS,
     worker::Worker,
 };
 use crate::{
@@ -121,6 +122,20 @@ fn take_over(scheduler: &'static Scheduler, worker: &'static Worker) -> &'static
     heir
 }
 
+/// Runs the loop of `machine` on this thread until the scheduler is shut down, in one of its sleeps.
+fn work(machine: &'static Machine) {
+    assert!(machine.enter());
+    // SAFETY: this thread is the machine's; nothing is queued that would need a stack.
+    unsafe { machine.work() };
+    Machine::forget_current();
+}
+
+/// Has `machine` look for work up to the turn in which it looks around first, and says whether it found some then.
+fn fairness_turn(machine: &'static Machine, worker: &'static Worker) -> bool {
+    (1..FAIRNESS_TURNS).for_each(|_| drop(machine.find(worker)));
+    machine.find(worker).is_some()
+}
+
 static NOBODY: WaiterClass = WaiterClass {
     retain: |_| (),
     release: |_| (),
@@ -196,10 +211,7 @@ fn a_searcher_that_lost_its_slot_does_not_count_on() {
         assert_eq!((woken.len(), searching(scheduler)), (1, 1));
         scheduler.shut_down();
     });
-    assert!(searcher.enter());
-    // SAFETY: this thread is the machine's; nothing is queued that would need a stack.
-    unsafe { searcher.work() };
-    Machine::forget_current();
+    work(searcher);
 }
 
 #[test]
@@ -249,10 +261,7 @@ fn a_machine_that_a_deadline_wakes_wakes_the_monitor() {
             scheduler.shut_down();
         });
     });
-    assert!(sleeper.enter());
-    // SAFETY: this thread is the machine's; nothing is queued that would need a stack.
-    unsafe { sleeper.work() };
-    Machine::forget_current();
+    work(sleeper);
 }
 
 #[test]
@@ -293,6 +302,41 @@ fn the_last_spare_machine_is_replaced() {
     let worker = spare.sound_worker().expect("as above");
     take_over(scheduler, worker);
     assert_eq!(started().len(), 1, "and after a take-over");
+}
+
+/// Some time after no thread was to be had.
+fn let_retry(scheduler: &'static Scheduler) {
+    // Ordering: Relaxed, one thread.
+    assert_ne!(scheduler.spare_owed.load(Ordering::Relaxed), 0);
+    scheduler.spare_owed.store(1, Ordering::Relaxed); // Ordering: as above
+}
+
+#[test]
+fn a_spare_machine_for_which_there_was_no_thread_is_tried_again_after_a_sleep() {
+    let scheduler = scheduler(1);
+    let (sleeper, _) = machine(scheduler);
+    instead_of_a_thread(|_| ());
+    scheduler.start_spare();
+    in_its_sleep(move |_| {
+        assert!(started().is_empty(), "not at once");
+        let_retry(scheduler);
+        in_its_sleep(move |_| {
+            assert_eq!(started().len(), 1);
+            scheduler.shut_down();
+        });
+    });
+    work(sleeper);
+}
+
+#[test]
+fn a_spare_machine_for_which_there_was_no_thread_is_tried_again_by_a_busy_worker() {
+    let scheduler = scheduler(1);
+    let (busy, worker) = machine(scheduler);
+    instead_of_a_thread(|_| ());
+    scheduler.start_spare();
+    let_retry(scheduler);
+    fairness_turn(busy, worker);
+    assert_eq!(started().len(), 1);
 }
 
 #[test]
