@@ -343,7 +343,7 @@ impl Machine {
         stack
     }
 
-    fn next(&'static self) -> Next {
+    pub(super) fn next(&'static self) -> Next {
         let scheduler = self.scheduler;
         loop {
             // Ordering: Relaxed, a flag that is seen soon enough.
@@ -556,7 +556,7 @@ impl Machine {
 
     /// Sleeps until there is something to do. `occupied`: a parked task has the thread. Says whether the
     /// thread is to end.
-    fn rest(&'static self, occupied: bool) -> bool {
+    pub(super) fn rest(&'static self, occupied: bool) -> bool {
         let scheduler = self.scheduler;
         let (deadline, retire_at);
         debug_assert!(!self.is_searching(), "nobody else would be woken");
