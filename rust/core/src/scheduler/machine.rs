@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     park::{Parker, computes, current_thread},
-    sync::{AtomicBool, AtomicPtr, AtomicU32, Ordering, UnsafeCell, fence, spin_until},
+    sync::{AtomicBool, AtomicPtr, AtomicU32, Ordering, UnsafeCell, spin_until},
     task::Task,
 };
 
@@ -596,8 +596,7 @@ impl Machine {
             idle.put(self, place);
             scheduler.publish(&idle);
         }
-        // Ordering: SeqCst, the sleeper's half: say that we sleep, fence, look once more.
-        fence(Ordering::SeqCst);
+        // The sleeper's half: say that we sleep, look once more. The stores under the lock and the loads here are SeqCst.
         let look_again = match self.worker() {
             Some(_) => scheduler.work_is_visible(self),
             None => !self.inbox.is_empty(),
