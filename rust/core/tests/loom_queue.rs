@@ -123,34 +123,6 @@ fn thieves_from_the_beginning_see_a_tail_behind_each_head_that_moved() {
     });
 }
 
-/// What is written before a push is seen by who steals the task from a thief.
-#[test]
-fn what_was_written_before_a_push_comes_with_a_task_that_is_stolen_twice() {
-    explore(3, || {
-        let queue = Arc::new(Queue::default());
-        let data = [(); 2].map(|()| Arc::new(loom::cell::UnsafeCell::new(0)));
-        let seen = data.clone();
-        let first = Arc::new(Queue::default());
-        let thief = in_thread(&first, {
-            let queue = Arc::clone(&queue);
-            move |mine| drop(queue.steal_into(mine, 2))
-        });
-        let other = in_thread(&first, move |first| {
-            for number in steal(first) {
-                // SAFETY: who has the task has what was written for it.
-                seen[number - 1].with(|value| assert_eq!(unsafe { *value }, number));
-            }
-        });
-        for (at, cell) in data.iter().enumerate() {
-            // SAFETY: the task is not queued yet.
-            cell.with_mut(|value| unsafe { *value = at + 1 });
-            assert!(queue.push(task(at + 1)).is_ok());
-        }
-        thief.join().unwrap();
-        other.join().unwrap();
-    });
-}
-
 #[test]
 fn the_task_readied_last_goes_to_one_of_two() {
     explore(3, || {
