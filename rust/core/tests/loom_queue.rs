@@ -109,6 +109,21 @@ fn two_thieves_and_the_owner_share_every_task() {
 }
 
 #[test]
+fn thieves_from_the_beginning_see_a_tail_behind_each_head_that_moved() {
+    explore(2, || {
+        let queue = Arc::new(Queue::default());
+        let mut over = Vec::new();
+        let thieves = [(); 2].map(|()| in_thread(&queue, steal));
+        for number in 1..=3 {
+            push(&queue, number, &mut over);
+        }
+        let mine = pop_all(&queue);
+        let [first, second] = thieves.map(|thief| thief.join().unwrap());
+        assert_each_once([over, mine, first, second], 3);
+    });
+}
+
+#[test]
 fn the_task_readied_last_goes_to_one_of_two() {
     explore(3, || {
         let queue = Arc::new(Queue::default());

@@ -89,6 +89,29 @@ fn a_task_queued_on_a_local_ring_is_run() {
     });
 }
 
+/// The submitter waits outside the scheduler then, so it never looks at its queue again: `notify` alone finds the other.
+#[test]
+fn a_task_queued_by_one_that_blocks_its_thread_is_run_by_a_machine_that_goes_to_rest() {
+    explore(2, || {
+        let scheduler = scheduler(2);
+        let ran = Arc::new((Mutex::new(false), Condvar::new()));
+        go(scheduler, || ());
+        let parent = go(scheduler, move || {
+            let signal = Arc::clone(&ran);
+            go(scheduler, move || {
+                *signal.0.lock().unwrap() = true;
+                signal.1.notify_one();
+            });
+            let mut has_run = ran.0.lock().unwrap();
+            while !*has_run {
+                has_run = ran.1.wait(has_run).unwrap();
+            }
+        });
+        parent.join(&waiter());
+        scheduler.shut_down();
+    });
+}
+
 #[test]
 fn two_machines_run_what_comes_while_they_go_to_rest() {
     explore(2, || {

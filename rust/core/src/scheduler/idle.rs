@@ -296,7 +296,7 @@ impl Scheduler {
         let queued = |worker: &'static Worker| !worker.queue.is_empty();
         self.injector.len() != 0
             || !machine.inbox.is_empty()
-            // Ordering: SeqCst, after the fence of the machine that is about to sleep.
+            // Ordering: SeqCst, after the stores of the machine that is about to sleep.
             || self.waiting_machines.load(Ordering::SeqCst) != 0
             || self.slots().any(queued)
             || (self.orphans.load(Ordering::SeqCst) != 0

@@ -41,7 +41,7 @@ impl Injector {
     /// A hint, exact once the pushing thread has passed a fence.
     #[inline]
     pub fn len(&self) -> usize {
-        // Ordering: SeqCst, a worker that is about to sleep looks here after its fence.
+        // Ordering: SeqCst, a machine that is about to sleep says so, then looks here.
         self.len.load(Ordering::SeqCst)
     }
 

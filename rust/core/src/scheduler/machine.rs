@@ -26,13 +26,13 @@ use super::{
 };
 use crate::{
     park::{Parker, computes, current_thread},
-    sync::{AtomicBool, AtomicPtr, AtomicU32, Ordering, UnsafeCell, fence, spin_until},
+    sync::{AtomicBool, AtomicPtr, AtomicU32, Ordering, UnsafeCell, spin_until},
     task::Task,
 };
 
 /// Turns between two looks at the injector and the waiting machines. Prime, so that it does not beat with
 /// patterns in the load (Go's number).
-const FAIRNESS_TURNS: u32 = 61;
+pub(super) const FAIRNESS_TURNS: u32 = 61;
 /// Ready stacks resumed in a row while queued tasks wait: a pair that readies each other for ever must
 /// not starve them.
 const STACKS_IN_A_ROW: u32 = 16;
@@ -106,7 +106,8 @@ unsafe impl Send for Machine {}
 // SAFETY: as above.
 unsafe impl Sync for Machine {}
 
-enum Next {
+#[derive(Debug)]
+pub(super) enum Next {
     Stack(NonNull<Stack>),
     Task(NonNull<Task>),
     Return,
@@ -342,7 +343,7 @@ impl Machine {
         stack
     }
 
-    fn next(&'static self) -> Next {
+    pub(super) fn next(&'static self) -> Next {
         let scheduler = self.scheduler;
         loop {
             // Ordering: Relaxed, a flag that is seen soon enough.
@@ -401,13 +402,14 @@ impl Machine {
 
     /// Work that is here already: this thread's stacks, the worker's queue and timers, the injector.
     #[inline]
-    fn find(&'static self, worker: &'static Worker) -> Option<Next> {
+    pub(super) fn find(&'static self, worker: &'static Worker) -> Option<Next> {
         if !self.inbox.is_empty() {
             self.inbox.drain_into(&mut self.own().ready);
         }
         let own = self.own();
         own.turn = own.turn.wrapping_add(1);
         if own.turn.is_multiple_of(FAIRNESS_TURNS) {
+            self.scheduler.start_owed_spare();
             if self.scheduler.give_to_waiting(self) {
                 return None;
             }
@@ -554,7 +556,7 @@ impl Machine {
 
     /// Sleeps until there is something to do. `occupied`: a parked task has the thread. Says whether the
     /// thread is to end.
-    fn rest(&'static self, occupied: bool) -> bool {
+    pub(super) fn rest(&'static self, occupied: bool) -> bool {
         let scheduler = self.scheduler;
         let (deadline, retire_at);
         debug_assert!(!self.is_searching(), "nobody else would be woken");
@@ -594,8 +596,7 @@ impl Machine {
             idle.put(self, place);
             scheduler.publish(&idle);
         }
-        // Ordering: SeqCst, the sleeper's half: say that we sleep, fence, look once more.
-        fence(Ordering::SeqCst);
+        // The sleeper's half: say that we sleep, look once more. The stores under the lock and the loads here are SeqCst.
         let look_again = match self.worker() {
             Some(_) => scheduler.work_is_visible(self),
             None => !self.inbox.is_empty(),
@@ -625,6 +626,7 @@ impl Machine {
         }
         if self.worker().is_some() {
             scheduler.monitor.workers_awake(); // a deadline woke it, maybe, and nobody else told
+            scheduler.start_owed_spare();
         }
         place == Place::Spare
             && too_many

@@ -28,18 +28,30 @@ mod stats;
 mod tests;
 mod worker;
 
-use std::{ptr, ptr::NonNull, time::Instant};
+use std::{
+    ptr,
+    ptr::NonNull,
+    time::{Duration, Instant},
+};
 
 pub use machine::Machine;
 pub use stack::Stack;
 pub use stats::{Counters, Totals};
 
-use self::{idle::Idle, injector::Injector, monitor::Monitor, worker::Worker};
+use self::{
+    idle::Idle,
+    injector::Injector,
+    monitor::{Monitor, micros},
+    worker::Worker,
+};
 use crate::{
-    sync::{AtomicBool, AtomicPtr, AtomicUsize, Lock, Ordering, start_thread},
+    sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Lock, Ordering, start_thread},
     task::Task,
     wait::{Epoch, WaiterRef},
 };
+
+/// After how long a spare machine for which there was no thread is tried again: each try may cost the host a message.
+const SPARE_RETRY: Duration = Duration::from_millis(100);
 
 /// What the embedder does for the scheduler. A forced unwind may pass through each of the first three.
 #[derive(Debug)]
@@ -89,6 +101,9 @@ pub struct Scheduler {
     machines: Lock<Vec<&'static Machine>>,
     monitor: Monitor,
     monitor_started: AtomicBool,
+    /// No thread was to be had for a spare machine: when to try again, in microseconds since `origin`; 0 if none is
+    /// owed. Written by who tried, read by machines between two tasks.
+    spare_owed: AtomicU64,
     stopping: AtomicBool,
     /// Stopped machines return to their host instead of sleeping for ever. Set once, by `shut_down`.
     ending: AtomicBool,
@@ -138,6 +153,7 @@ impl Scheduler {
             machines: Lock::new(Vec::new()),
             monitor: Monitor::default(),
             monitor_started: AtomicBool::new(false),
+            spare_owed: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             origin,
@@ -178,7 +194,26 @@ impl Scheduler {
     /// Starts a machine without a worker, so that the monitor always finds one to take over with.
     fn start_spare(&'static self) {
         let machine = self.new_machine();
-        (self.host.start_machine)(machine);
+        if !(self.host.start_machine)(machine) {
+            let retry_at = micros(self.origin.elapsed() + SPARE_RETRY);
+            // Ordering: Relaxed, a time that is seen soon enough.
+            self.spare_owed.store(retry_at, Ordering::Relaxed);
+        }
+    }
+
+    /// Tries again to start the spare machine for which there was no thread. On a machine's thread, since the
+    /// monitor has none that may call the host.
+    #[inline]
+    fn start_owed_spare(&'static self) {
+        // Ordering: Relaxed, as above.
+        let retry_at = self.spare_owed.load(Ordering::Relaxed);
+        if retry_at != 0
+            && micros(self.origin.elapsed()) >= retry_at
+            && self.spare_owed.swap(0, Ordering::Relaxed) != 0
+            && self.idle.lock().spares.is_empty()
+        {
+            self.start_spare();
+        }
     }
 
     /// Queues a new task. It runs soon, on any worker; the scheduler runs it once.

@@ -143,3 +143,17 @@ fn the_inbox_gives_each_stack_once_in_its_order() {
         }
     });
 }
+
+/// The monitor says that it sleeps, then looks whether somebody runs; who wakes a worker says so, then looks whether the
+/// monitor sleeps.
+#[test]
+fn a_machine_that_is_woken_while_the_monitor_falls_asleep_wakes_it() {
+    loom::model(|| {
+        let scheduler = scheduler();
+        let monitor = thread::spawn(move || scheduler.sleep_until_woken());
+        let worker = scheduler.idle.lock().find_worker();
+        assert!(worker.is_some());
+        scheduler.monitor.workers_awake();
+        monitor.join().unwrap();
+    });
+}

@@ -41,7 +41,7 @@ const LINGER: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct Monitor {
-    parker: Parker,
+    pub(super) parker: Parker,
     /// It sleeps until a worker wakes.
     pub(super) dormant: AtomicBool,
     probation_us: AtomicU64,
@@ -60,7 +60,7 @@ impl Default for Monitor {
     }
 }
 
-fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -280,7 +280,7 @@ impl Scheduler {
 
     /// A machine that has lost its slot may go on pushing to its old queue for a moment, or for as long as
     /// its task runs and takes no notice.
-    fn rescue_from_orphans(&'static self, through: &Queue) {
+    pub(super) fn rescue_from_orphans(&'static self, through: &Queue) {
         // Ordering: Relaxed, a hint; the next round sees it.
         if self.orphans.load(Ordering::Relaxed) == 0 {
             return;
@@ -304,7 +304,7 @@ impl Scheduler {
         }
     }
 
-    fn sleep_until_woken(&'static self) {
+    pub(super) fn sleep_until_woken(&'static self) {
         // Ordering: SeqCst, see `workers_awake`.
         self.monitor.dormant.store(true, Ordering::SeqCst);
         let idle = self.slots().all(Worker::is_idle);

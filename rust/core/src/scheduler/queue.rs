@@ -65,7 +65,7 @@ impl Queue {
 
     /// A hint for everyone but the owner.
     pub fn is_empty(&self) -> bool {
-        // Ordering: SeqCst, a worker that is about to sleep looks here after its fence.
+        // Ordering: SeqCst, a machine that is about to sleep says so, then looks here.
         let head = self.head.load(Ordering::SeqCst);
         self.tail.load(Ordering::SeqCst) == head && self.run_next.load(Ordering::SeqCst).is_null()
     }
@@ -95,7 +95,7 @@ impl Queue {
             // Ordering: Relaxed, the owner wrote these slots itself.
             *task = self.slot(head.wrapping_add(offset)).load(Ordering::Relaxed);
         }
-        // Ordering: Release on success, the slots are read out; Relaxed on failure, a thief made room.
+        // Ordering: Release on success, as in `pop`; Relaxed on failure, a thief made room.
         let moved = self.head.compare_exchange(
             head,
             head.wrapping_add(HALF),
@@ -112,8 +112,8 @@ impl Queue {
     /// Puts `task` first, and gives back the one that was first. Owner only.
     #[inline]
     pub fn push_next(&self, task: NonNull<Task>) -> Option<NonNull<Task>> {
-        // Ordering: AcqRel, hands `task` to a thief, and takes the old one from the owner's earlier self.
-        NonNull::new(self.run_next.swap(task.as_ptr(), Ordering::AcqRel))
+        // Ordering: Release hands `task` to the Acquire of a thief in `take_next`; the old one its owner put there itself.
+        NonNull::new(self.run_next.swap(task.as_ptr(), Ordering::Release))
     }
 
     /// Takes the task that was readied last. Owner, or a thief that found nothing else.
@@ -123,8 +123,8 @@ impl Queue {
         if self.run_next.load(Ordering::Relaxed).is_null() {
             return None;
         }
-        // Ordering: AcqRel, see `push_next`.
-        NonNull::new(self.run_next.swap(ptr::null_mut(), Ordering::AcqRel))
+        // Ordering: Acquire, see `push_next`; the null says nothing.
+        NonNull::new(self.run_next.swap(ptr::null_mut(), Ordering::Acquire))
     }
 
     /// Takes the first task of the ring. Owner only.
@@ -139,7 +139,7 @@ impl Queue {
             }
             // Ordering: Relaxed, the owner wrote the slot itself.
             let task = self.slot(head).load(Ordering::Relaxed);
-            // Ordering: Release orders the read of the slot before the move, for the owner's next lap.
+            // Ordering: Release, so that a thief that sees the head there sees a tail behind it.
             match self.head.compare_exchange_weak(
                 head,
                 head.wrapping_add(1),
@@ -160,18 +160,18 @@ impl Queue {
         let to_tail = to.tail.load(Ordering::Relaxed);
         // Ordering: Acquire, as in `push`: a slot seen free has been read out by its thief.
         let to_free = CAPACITY - to_tail.wrapping_sub(to.head.load(Ordering::Acquire));
-        // Ordering: Acquire pairs with the Release of other thieves; the exchange below decides.
-        let mut head = self.head.load(Ordering::Acquire);
+        // Ordering: Relaxed, the exchange below decides.
+        let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // Ordering: Acquire pairs with the Release in `push`: the slots up to `tail` are written.
             let tail = self.tail.load(Ordering::Acquire);
             let waiting = tail.wrapping_sub(head);
             if waiting == 0 || waiting > CAPACITY {
-                // Empty; or `head` is old, which the exchange would find out.
+                // Empty; or `head` is old, which the exchange would find out; or it is newer than `tail`.
                 if waiting == 0 {
                     return None;
                 }
-                // Ordering: Acquire, as above.
+                // Ordering: Acquire pairs with the Release of all who move `head`: the next `tail` is behind it.
                 head = self.head.load(Ordering::Acquire);
                 continue;
             }
@@ -188,12 +188,13 @@ impl Queue {
                 to.slot(to_tail.wrapping_add(offset - 1))
                     .store(task, Ordering::Relaxed);
             }
-            // Ordering: AcqRel, the slots are read out, and those who stole before are ordered before.
+            // Ordering: Release on success, the slots are read out, and the tail that was seen goes with the head;
+            // Relaxed on failure, as for the first look.
             match self.head.compare_exchange(
                 head,
                 head.wrapping_add(count),
-                Ordering::AcqRel,
-                Ordering::Acquire,
+                Ordering::Release,
+                Ordering::Relaxed,
             ) {
                 Ok(_) => {
                     // Ordering: Release publishes the slots to thieves of `to`.

@@ -12,10 +12,13 @@ use std::{
 use super::{
     Config, Host, Machine, Scheduler, Stack,
     idle::{Mission, Place},
+    machine::{FAIRNESS_TURNS, Next},
+    queue::Queue,
     worker::Worker,
 };
 use crate::{
     sync::Ordering,
+    task::{Task, TaskVtable},
     wait::{Waiter, WaiterClass, WaiterRef},
 };
 
@@ -121,6 +124,55 @@ fn take_over(scheduler: &'static Scheduler, worker: &'static Worker) -> &'static
     heir
 }
 
+/// Runs the loop of `machine` on this thread until the scheduler is shut down, in one of its sleeps.
+fn work(machine: &'static Machine) {
+    assert!(machine.enter());
+    // SAFETY: this thread is the machine's; nothing is queued that would need a stack.
+    unsafe { machine.work() };
+    Machine::forget_current();
+}
+
+/// Has `machine` look for work up to the turn in which it looks around first, and says whether it found some then.
+fn fairness_turn(machine: &'static Machine, worker: &'static Worker) -> bool {
+    for _ in 1..FAIRNESS_TURNS {
+        machine.find(worker);
+    }
+    machine.find(worker).is_some()
+}
+
+/// A task that is never run.
+fn task(scheduler: &'static Scheduler) -> NonNull<Task> {
+    static VTABLE: TaskVtable = TaskVtable {
+        run: |_| unreachable!("the test runs nothing"),
+        waiter: WaiterClass {
+            retain: |_| (),
+            release: |_| (),
+            wake: |_| (),
+        },
+    };
+    NonNull::from(Box::leak(Box::new(Task::new(&VTABLE, scheduler))))
+}
+
+/// Somebody who is not a machine queues a task.
+fn submit(scheduler: &'static Scheduler) {
+    // SAFETY: alive and new.
+    unsafe { scheduler.submit(task(scheduler)) };
+}
+
+/// Queues more tasks on `worker` than it turns to before it looks around.
+fn keep_busy(scheduler: &'static Scheduler, worker: &'static Worker) {
+    for _ in 0..2 * FAIRNESS_TURNS {
+        assert!(worker.queue.push(task(scheduler)).is_ok());
+    }
+}
+
+/// A machine with a ready stack, for which no worker was left.
+fn waiting(scheduler: &'static Scheduler) -> &'static Machine {
+    let machine = scheduler.new_machine();
+    put(machine, Place::Waiting);
+    machine
+}
+
 static NOBODY: WaiterClass = WaiterClass {
     retain: |_| (),
     release: |_| (),
@@ -196,10 +248,7 @@ fn a_searcher_that_lost_its_slot_does_not_count_on() {
         assert_eq!((woken.len(), searching(scheduler)), (1, 1));
         scheduler.shut_down();
     });
-    assert!(searcher.enter());
-    // SAFETY: this thread is the machine's; nothing is queued that would need a stack.
-    unsafe { searcher.work() };
-    Machine::forget_current();
+    work(searcher);
 }
 
 #[test]
@@ -249,10 +298,7 @@ fn a_machine_that_a_deadline_wakes_wakes_the_monitor() {
             scheduler.shut_down();
         });
     });
-    assert!(sleeper.enter());
-    // SAFETY: this thread is the machine's; nothing is queued that would need a stack.
-    unsafe { sleeper.work() };
-    Machine::forget_current();
+    work(sleeper);
 }
 
 #[test]
@@ -295,6 +341,41 @@ fn the_last_spare_machine_is_replaced() {
     assert_eq!(started().len(), 1, "and after a take-over");
 }
 
+/// Some time after no thread was to be had.
+fn let_retry(scheduler: &'static Scheduler) {
+    // Ordering: Relaxed, one thread.
+    assert_ne!(scheduler.spare_owed.load(Ordering::Relaxed), 0);
+    scheduler.spare_owed.store(1, Ordering::Relaxed); // Ordering: as above
+}
+
+#[test]
+fn a_spare_machine_for_which_there_was_no_thread_is_tried_again_after_a_sleep() {
+    let scheduler = scheduler(1);
+    let (sleeper, _) = machine(scheduler);
+    instead_of_a_thread(|_| ());
+    scheduler.start_spare();
+    in_its_sleep(move |_| {
+        assert!(started().is_empty(), "not at once");
+        let_retry(scheduler);
+        in_its_sleep(move |_| {
+            assert_eq!(started().len(), 1);
+            scheduler.shut_down();
+        });
+    });
+    work(sleeper);
+}
+
+#[test]
+fn a_spare_machine_for_which_there_was_no_thread_is_tried_again_by_a_busy_worker() {
+    let scheduler = scheduler(1);
+    let (busy, worker) = machine(scheduler);
+    instead_of_a_thread(|_| ());
+    scheduler.start_spare();
+    let_retry(scheduler);
+    fairness_turn(busy, worker);
+    assert_eq!(started().len(), 1);
+}
+
 #[test]
 fn a_task_that_is_readied_after_the_stop_does_not_go_on() {
     let scheduler = parking(1, false);
@@ -319,8 +400,108 @@ fn what_a_thread_that_is_taken_over_leaves_behind_is_found() {
     let (_, worker) = machine(scheduler);
     let heir = take_over(scheduler, worker);
     assert_eq!(started().len(), 1);
-    // It takes no notice, and pushes. (A queue never looks into its tasks.)
-    let task = NonNull::without_provenance(16.try_into().expect("not 0"));
-    assert!(worker.queue.push(task).is_ok());
+    // It takes no notice, and pushes.
+    assert!(worker.queue.push(task(scheduler)).is_ok());
     assert!(scheduler.work_is_visible(heir));
+}
+
+#[test]
+fn the_last_searcher_that_finds_something_wakes_another_for_the_rest() {
+    for (queued, woken) in [(1, 0), (2, 1)] {
+        let scheduler = scheduler(2);
+        let (searcher, _) = machine(scheduler);
+        put(searcher, Place::Sleeping);
+        scheduler.wake_searcher();
+        (0..queued).for_each(|_| submit(scheduler));
+        assert!(started().is_empty(), "somebody searches already");
+        assert!(matches!(searcher.next(), Next::Task(_)));
+        assert_eq!((started().len(), searching(scheduler)), (woken, woken));
+    }
+}
+
+#[test]
+fn a_worker_without_work_of_its_own_goes_to_who_waits_before_it_steals() {
+    let scheduler = scheduler(2);
+    let (idler, _) = machine(scheduler);
+    let (_, busy) = machine(scheduler);
+    keep_busy(scheduler, busy);
+    let waits = waiting(scheduler);
+    in_its_sleep(move |_| scheduler.shut_down());
+    assert!(matches!(idler.next(), Next::Return));
+    assert_eq!(place(waits), Place::Awake);
+    assert!(waits.sound_worker().is_some() && was_unparked(waits));
+}
+
+#[test]
+fn a_busy_worker_goes_to_who_waits_now_and_then() {
+    let scheduler = scheduler(1);
+    let (busy, worker) = machine(scheduler);
+    keep_busy(scheduler, worker);
+    let waits = waiting(scheduler);
+    assert!(!fairness_turn(busy, worker));
+    assert!(waits.holds(worker) && was_unparked(waits));
+}
+
+#[test]
+fn a_busy_worker_takes_from_the_injector_now_and_then() {
+    let scheduler = scheduler(1);
+    let (busy, worker) = machine(scheduler);
+    keep_busy(scheduler, worker);
+    submit(scheduler);
+    assert!(fairness_turn(busy, worker));
+    assert_eq!(scheduler.injector.len(), 0);
+}
+
+#[test]
+fn a_machine_does_not_sleep_with_a_worker_while_another_waits_for_one() {
+    let scheduler = scheduler(1);
+    let (idler, _) = machine(scheduler);
+    waiting(scheduler); // after the idler looked, and before it takes the lock
+    assert!(!idler.rest(false));
+}
+
+#[test]
+fn what_was_queued_behind_a_task_that_blocks_is_offered_to_idle_workers() {
+    let scheduler = scheduler(2);
+    let (_, worker) = machine(scheduler);
+    assert!(worker.queue.push(task(scheduler)).is_ok());
+    take_over(scheduler, worker);
+    let with_workers = started()
+        .into_iter()
+        .filter(|machine| machine.sound_worker().is_some());
+    assert_eq!(with_workers.count(), 1);
+    assert_eq!(scheduler.injector.len(), 1);
+}
+
+#[test]
+fn what_an_orphan_is_left_with_goes_to_a_machine_that_sleeps() {
+    let scheduler = scheduler(1);
+    let (_, worker) = machine(scheduler);
+    let heir = take_over(scheduler, worker);
+    put(heir, Place::Sleeping);
+    assert!(worker.queue.push(task(scheduler)).is_ok());
+    scheduler.rescue_from_orphans(&Queue::default());
+    assert_eq!(scheduler.injector.len(), 1);
+    assert!(was_unparked(heir));
+}
+
+/// Whether the monitor, which is told nothing meanwhile, goes to sleep.
+fn monitor_sleeps(scheduler: &'static Scheduler) -> bool {
+    scheduler.monitor.parker.unpark(); // which ends the sleep, if there is one
+    scheduler.sleep_until_woken();
+    let limit = Instant::now() + Duration::from_millis(200);
+    scheduler.monitor.parker.park(Some(limit));
+    Instant::now() >= limit
+}
+
+#[test]
+fn the_monitor_sleeps_only_when_nobody_runs_and_nothing_is_orphaned() {
+    let scheduler = scheduler(1);
+    assert!(monitor_sleeps(scheduler));
+    let (_, worker) = machine(scheduler);
+    assert!(!monitor_sleeps(scheduler), "somebody runs");
+    let heir = take_over(scheduler, worker);
+    let new = heir.sound_worker().expect("the heir has the slot");
+    new.set_idle(&mut scheduler.idle.lock(), true);
+    assert!(!monitor_sleeps(scheduler), "there is an orphan");
 }

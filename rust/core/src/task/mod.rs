@@ -198,11 +198,11 @@ impl Task {
                 state & PHASE
             );
             let notified = (state & !PHASE) | NOTIFIED;
-            // Ordering: AcqRel, takes over the frame from `leave_step` and hands it on to `resume_step`.
+            // Ordering: Relaxed, it touches no frame; an exchange passes the Release of `leave_step` on to `resume_step`.
             match self.state.compare_exchange_weak(
                 state,
                 notified,
-                Ordering::AcqRel,
+                Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return state & PHASE == PARKED,

@@ -70,7 +70,6 @@ fn a_wake_while_a_coroutine_leaves_its_step_is_neither_lost_nor_doubled() {
     loom::model(|| {
         let coroutine = Coroutine::new();
         assert!(coroutine.task.start());
-        coroutine.step();
         let waker = {
             let coroutine = Arc::clone(&coroutine);
             thread::spawn(move || {
@@ -81,6 +80,7 @@ fn a_wake_while_a_coroutine_leaves_its_step_is_neither_lost_nor_doubled() {
                 queued
             })
         };
+        coroutine.step();
         let notified = coroutine.task.leave_step() == Parking::Notified;
         if notified {
             coroutine.resume();
@@ -96,7 +96,6 @@ fn a_cancellation_disturbs_no_handshake() {
     loom::model(|| {
         let coroutine = Coroutine::new();
         assert!(coroutine.task.start());
-        coroutine.step();
         let (waker, canceller) = (Arc::clone(&coroutine), Arc::clone(&coroutine));
         let waker = thread::spawn(move || {
             waker.task.notify() && {
@@ -105,6 +104,7 @@ fn a_cancellation_disturbs_no_handshake() {
             }
         });
         let canceller = thread::spawn(move || canceller.task.cancel());
+        coroutine.step();
         let notified = coroutine.task.leave_step() == Parking::Notified;
         if notified {
             coroutine.resume();
