@@ -209,6 +209,30 @@ def test_sys_exit_and_errors_in_main_keep_their_status(run_program: Any) -> None
     assert "of main" in ended.stderr
 
 
+def test_threads_that_are_not_needed_any_more_end_in_silence(run_program: Any) -> None:
+    run_program(
+        configured(
+            "thread",
+            dedent(
+                """
+                def ours():
+                    return sum(thread.name.startswith("penstock-") for thread in threading.enumerate())
+                gate = Channel()
+                tasks = [go(gate.recv) for _ in range(50)]
+                wait_until(lambda: gate.stats().recv_waits == 50)
+                assert ours() >= 50, ours()
+                for i in range(50):
+                    gate.send(i, timeout=30)
+                assert sorted(task.result(timeout=30) for task in tasks) == list(range(50))
+                wait_until(lambda: ours() < 10, limit=50)
+                print(go(int).result(timeout=30))
+                """
+            ),
+        ),
+        stdout="0\n",
+    )
+
+
 def test_a_process_that_only_imported_the_package_has_no_threads_of_it(run_program: Any) -> None:
     run_program(
         """

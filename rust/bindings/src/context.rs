@@ -76,6 +76,17 @@ impl Base {
         }
     }
 
+    /// The loop of a thread without fibers has returned: leaves the context, which is the thread's, as it was before.
+    ///
+    /// # Safety
+    /// On the stack's thread, attached.
+    pub unsafe fn exit(&mut self) {
+        if !self.context.is_null() {
+            // SAFETY: it is the one entered last on this thread.
+            unsafe { ffi::PyContext_Exit(self.context) };
+        }
+    }
+
     /// The stack is gone: gives the context back. It was the stack's own, so it need not be exited.
     ///
     /// # Safety

@@ -288,6 +288,7 @@ pub unsafe fn run_machine(machine: &'static Machine) {
         // SAFETY: on the machine's thread, on the stack named last; it is free once the loop has returned.
         unsafe {
             machine.work();
+            state(stack.as_ref()).base.exit();
             free_stack(stack);
         }
         return;
