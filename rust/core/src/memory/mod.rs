@@ -20,7 +20,8 @@
 //! the first time it is handed out until it is forgotten; a direct mapping while it exists.
 //!
 //! Tried and dropped: links of free slots inside the free slots themselves. A program that writes to a
-//! buffer after it has released it would then corrupt the pool instead of a buffer.
+//! buffer after it has released it would then corrupt the pool instead of a buffer. One exception is left: a
+//! slot that was released on another thread carries its own link until it has come home ([`cache`]).
 
 pub mod arena;
 pub mod cache;

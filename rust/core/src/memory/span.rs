@@ -1,7 +1,8 @@
 //! A span: pages cut into equal slots.
 //!
 //! The books are kept beside the pages, not in them, so that a program that writes to a buffer it has
-//! released spoils another buffer, never the allocator. Each slot is in one of three states:
+//! released spoils another buffer, never the allocator (but for a slot on its way home, see
+//! [`cache`](super::cache)). Each slot is in one of three states:
 //!
 //! ```text
 //!          take                    put                  forget
