@@ -1,0 +1,377 @@
+//! The raw entries: `go`, and the methods of a task that may wait.
+
+use std::{ptr, sync::Arc};
+
+use penstock_core::{scheduler::Machine, task::BeginJoin, wait::Outcome};
+use pyo3::{exceptions::PyTypeError, ffi, prelude::*};
+
+use super::{Take, TaskObject, new_task, submit};
+use crate::{
+    boundary::Caller,
+    convert::{Patience, parse},
+    error::{Failure, Raised, raise},
+    hot::Definition,
+    operation, runtime,
+};
+
+pub static FUNCTIONS: [Definition; 3] = [
+    Definition::fast(c"go", go, GO_DOC),
+    Definition::fast(
+        c"_new_task",
+        new_unsubmitted,
+        c"_new_task(fn, /, *args, **kwargs)\n--\n\nMakes a task that `_submit` starts.",
+    ),
+    Definition::one_arg(
+        c"_submit",
+        submit_entry,
+        c"_submit(task, /)\n--\n\nStarts a task of `_new_task`.",
+    ),
+];
+
+pub static METHODS: [Definition; 6] = [
+    Definition::fast(c"result", result, RESULT_DOC),
+    Definition::fast(c"exception", exception, EXCEPTION_DOC),
+    Definition::fast(c"aresult", aresult, ARESULT_DOC),
+    Definition::fast(c"aexception", aexception, AEXCEPTION_DOC),
+    Definition::no_args(
+        c"_join",
+        join,
+        c"_join($self, /)\n--\n\nWaits for the task to end, however it does.",
+    ),
+    Definition::no_args(
+        c"_ajoin",
+        ajoin,
+        c"_ajoin($self, /)\n--\n\nThe awaitable form of `_join`.",
+    ),
+];
+
+const GO_DOC: &std::ffi::CStr = c"go(fn, /, *args, **kwargs)\n--\n\n\
+Run ``fn(*args, **kwargs)`` as a task beside the caller, and return the `Task` at once.\n\n\
+``fn`` is a plain callable or an ``async def`` function. A plain one needs no colour: where it has to wait, in a\n\
+call of this package, it parks, and its worker runs other tasks. It runs in a copy of the caller's\n\
+context (`contextvars`). Never waits. Inside a task it uses that task's runtime, elsewhere the default one, which\n\
+it starts.\n\n\
+Raises:\n    TypeError: ``fn`` is not callable, or is a coroutine: write ``go(fn, *args)``.\n    \
+RuntimeError: the interpreter is about to exit.\n\n\
+>>> from penstock import go\n>>> go(pow, 2, 10).result()\n1024\n";
+
+const RESULT_DOC: &std::ffi::CStr = c"result($self, /, timeout=None)\n--\n\n\
+Wait for the task to end, and return what it returned or raise what it raised.\n\n\
+Parks a task, blocks a thread; ``await task`` and ``task.aresult()`` are the awaitable forms. Any number of callers\n\
+may wait, and ask again.\n\n\
+Raises:\n    Cancelled: the task was cancelled, or the caller was while it waited.\n    \
+TimeoutError: ``timeout`` seconds passed first; the task goes on.\n    \
+ValueError: ``timeout`` is negative.\n\n\
+>>> from penstock import go\n>>> go(sorted, [3, 1, 2]).result(timeout=10)\n[1, 2, 3]\n";
+
+const EXCEPTION_DOC: &std::ffi::CStr = c"exception($self, /, timeout=None)\n--\n\n\
+Wait for the task to end, and return the exception it raised, or ``None`` if it returned.\n\n\
+Waits and raises as `result` does, ``Cancelled`` included.\n\n\
+>>> from penstock import go\n>>> go(int, \"x\").exception()\n\
+ValueError(\"invalid literal for int() with base 10: 'x'\")\n";
+
+const ARESULT_DOC: &std::ffi::CStr = c"aresult($self, /, timeout=None)\n--\n\n\
+The awaitable form of `result`; without a timeout the same as awaiting the task itself.\n";
+
+const AEXCEPTION_DOC: &std::ffi::CStr = c"aexception($self, /, timeout=None)\n--\n\n\
+The awaitable form of `exception`.\n";
+
+/// `go(fn, *args, **kwargs)`.
+unsafe extern "C-unwind" fn go(
+    module: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the arguments of a vectorcall; a task that was just made is submitted once.
+    unsafe {
+        let task = new_unsubmitted(module, arguments, count, keywords);
+        if !task.is_null() {
+            submit(task);
+        }
+        task
+    }
+}
+
+unsafe extern "C-unwind" fn new_unsubmitted(
+    _: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython, attached, with `count` arguments and then one per keyword.
+    unsafe {
+        let py = Python::assume_attached();
+        if count < 1 {
+            raise(
+                py,
+                PyTypeError::new_err("go() missing required argument 'fn'"),
+            );
+            return ptr::null_mut();
+        }
+        let scheduler = match Machine::current() {
+            Some(machine) => machine.scheduler,
+            None => match runtime::default_scheduler(py) {
+                Ok(scheduler) => scheduler,
+                Err(error) => {
+                    raise(py, error);
+                    return ptr::null_mut();
+                }
+            },
+        };
+        if runtime::is_over() {
+            raise(py, runtime::over());
+            return ptr::null_mut();
+        }
+        let mut args = ptr::null_mut();
+        if count > 1 {
+            args = ffi::PyTuple_New(count - 1);
+            if args.is_null() {
+                return ptr::null_mut();
+            }
+            for index in 1..count {
+                let value = *arguments.add(index.cast_unsigned());
+                ffi::PyTuple_SET_ITEM(args, index - 1, ffi::Py_NewRef(value));
+            }
+        }
+        let mut kwargs = ptr::null_mut();
+        if !keywords.is_null() && ffi::PyTuple_GET_SIZE(keywords) > 0 {
+            kwargs = ffi::PyDict_New();
+            for index in 0..ffi::PyTuple_GET_SIZE(keywords) {
+                let name = ffi::PyTuple_GET_ITEM(keywords, index);
+                let value = *arguments.add((count + index).cast_unsigned());
+                if kwargs.is_null() || ffi::PyDict_SetItem(kwargs, name, value) < 0 {
+                    ffi::Py_XDECREF(args);
+                    ffi::Py_XDECREF(kwargs);
+                    return ptr::null_mut();
+                }
+            }
+        }
+        new_task(py, scheduler, *arguments, args, kwargs)
+    }
+}
+
+unsafe extern "C-unwind" fn submit_entry(
+    _: *mut ffi::PyObject,
+    task: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by `penstock.group` only, with a task of `_new_task` that it submits once.
+    unsafe {
+        submit(task);
+        ffi::Py_NewRef(ffi::Py_None())
+    }
+}
+
+/// Waits until the task is done. `Ok(false)`: not within `timeout`.
+///
+/// # Safety
+/// In a raw entry, with nothing that has a destructor alive.
+unsafe fn wait_done(
+    py: Python<'_>,
+    task: &TaskObject,
+    patience: Patience,
+    call: &'static str,
+    awaitable: &'static str,
+) -> Result<bool, Raised> {
+    if task.core.is_done() {
+        return Ok(true);
+    }
+    if patience == Patience::None {
+        return Ok(false);
+    }
+    let caller = Caller::here(py, call, awaitable)?;
+    let entry = match task.begin_join(&caller.waiter_ref()) {
+        BeginJoin::Done => {
+            caller.done(py);
+            return Ok(true);
+        }
+        BeginJoin::Waiting(entry) => Arc::into_raw(entry),
+    };
+    // SAFETY: the entry is alive, its reference is held as a raw pointer across the wait.
+    let ended = unsafe { caller.wait((*entry).epoch, patience.deadline()) };
+    // SAFETY: the reference from above.
+    task.finish_join(&unsafe { Arc::from_raw(entry) });
+    caller.done(py);
+    match ended? {
+        Outcome::Handed | Outcome::Closed => Ok(true),
+        Outcome::TimedOut => Ok(task.core.is_done()),
+        Outcome::Interrupted => Err(caller.raise_interrupt(py)),
+    }
+}
+
+/// `Task.result` and `Task.exception`.
+///
+/// # Safety
+/// In a raw entry, called on a `Task`.
+unsafe fn wait_and_take(
+    this: *mut ffi::PyObject,
+    function: &'static str,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+    [call, awaitable]: [&'static str; 2],
+    take: fn(&TaskObject, Python<'_>) -> *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython on a `Task`, attached, with the arguments of a vectorcall. The caller of the
+    // method holds a reference to the task during the call.
+    unsafe {
+        let py = Python::assume_attached();
+        let Ok([timeout]) = parse(py, function, ["timeout"], 0, arguments, count, keywords) else {
+            return ptr::null_mut();
+        };
+        let Ok(patience) = Patience::from_optional(py, timeout) else {
+            return ptr::null_mut();
+        };
+        let task = TaskObject::from_object(this);
+        match wait_done(py, task, patience, call, awaitable) {
+            Ok(true) => take(task, py),
+            Ok(false) => {
+                Failure::TimedOut.raise(py, "the task has not ended in time");
+                ptr::null_mut()
+            }
+            Err(Raised) => ptr::null_mut(),
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn result(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: a raw entry of `Task`.
+    unsafe {
+        let forms = ["Task.result()", "await task.aresult()"];
+        wait_and_take(
+            this,
+            "result",
+            arguments,
+            count,
+            keywords,
+            forms,
+            TaskObject::take_result,
+        )
+    }
+}
+
+unsafe extern "C-unwind" fn exception(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: a raw entry of `Task`.
+    unsafe {
+        let forms = ["Task.exception()", "await task.aexception()"];
+        wait_and_take(
+            this,
+            "exception",
+            arguments,
+            count,
+            keywords,
+            forms,
+            TaskObject::take_exception,
+        )
+    }
+}
+
+/// `Task.aresult` and `Task.aexception`.
+///
+/// # Safety
+/// In a raw entry, called on a `Task`.
+unsafe fn awaitable(
+    this: *mut ffi::PyObject,
+    function: &'static str,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+    take: Take,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython on a `Task`, attached, with the arguments of a vectorcall.
+    unsafe {
+        let py = Python::assume_attached();
+        let Ok([timeout]) = parse(py, function, ["timeout"], 0, arguments, count, keywords) else {
+            return ptr::null_mut();
+        };
+        let Ok(patience) = Patience::from_optional(py, timeout) else {
+            return ptr::null_mut();
+        };
+        let task = Bound::ref_from_ptr(py, &this).cast_unchecked::<TaskObject>();
+        match operation::join(task, take, patience) {
+            Ok(awaitable) => awaitable.into_ptr(),
+            Err(error) => {
+                raise(py, error);
+                ptr::null_mut()
+            }
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn aresult(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: a raw entry of `Task`.
+    unsafe { awaitable(this, "aresult", arguments, count, keywords, Take::Result) }
+}
+
+unsafe extern "C-unwind" fn aexception(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: a raw entry of `Task`.
+    unsafe {
+        awaitable(
+            this,
+            "aexception",
+            arguments,
+            count,
+            keywords,
+            Take::Exception,
+        )
+    }
+}
+
+unsafe extern "C-unwind" fn join(
+    this: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: a raw entry of `Task`.
+    unsafe {
+        let py = Python::assume_attached();
+        let task = TaskObject::from_object(this);
+        match wait_done(
+            py,
+            task,
+            Patience::Forever,
+            "leaving a group",
+            "async with group",
+        ) {
+            Ok(_) => ffi::Py_NewRef(ffi::Py_None()),
+            Err(Raised) => ptr::null_mut(),
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn ajoin(
+    this: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython on a `Task`, attached.
+    unsafe {
+        let py = Python::assume_attached();
+        let task = Bound::ref_from_ptr(py, &this).cast_unchecked::<TaskObject>();
+        match operation::join(task, Take::Nothing, Patience::Forever) {
+            Ok(awaitable) => awaitable.into_ptr(),
+            Err(error) => {
+                raise(py, error);
+                ptr::null_mut()
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Running a task: a plain one to its end, a coroutine step by step.
+//!
+//! Nothing with a destructor may be alive in here while Python code runs: the stack may be left behind in it, and a
+//! thread may be ended there by a forced unwind.
+
+use std::ptr::{self, NonNull};
+
+use penstock_core::{
+    scheduler::{Machine, Stack},
+    task::{Parking, Task},
+};
+use pyo3::{exceptions::PyTypeError, ffi, prelude::*};
+
+use super::{End, Kind, TaskObject};
+use crate::{
+    error::{Raised, classes, raise},
+    fiber, operation, runtime, unwind,
+};
+
+/// The task table's `run`.
+///
+/// # Safety
+/// See `TaskVtable::run`; on a machine's thread, attached.
+pub unsafe fn run(core: NonNull<Task>) {
+    let machine = Machine::current().expect("tasks run on machines");
+    let stack = machine.current_stack().expect("a loop has a stack");
+    // SAFETY: the task's reference to itself is alive until `finish`, which each way ends with.
+    unsafe {
+        let task = &*TaskObject::of_core(core).as_ptr();
+        let starts = task.core.is_new();
+        if starts && !task.core.start() || !starts && task.core.is_done() {
+            // Cancelled before it started: done long since, but for what it holds.
+            task.finish_unrun(machine);
+            return;
+        }
+        if starts {
+            machine.counters().started.add(1);
+        } else {
+            task.core.resume_step();
+        }
+        stack.task.set(core.as_ptr());
+        match task.kind {
+            Kind::Call => task.call(machine, stack),
+            Kind::Coroutine => task.step(machine, stack, starts),
+        }
+    }
+}
+
+impl TaskObject {
+    /// Runs a plain task to its end.
+    ///
+    /// # Safety
+    /// In `run`. Nothing with a destructor may be alive in here while Python code runs.
+    unsafe fn call(&self, machine: &Machine, stack: &Stack) {
+        // SAFETY: in `run`, attached, the one user of the fields.
+        unsafe {
+            let context = self.fields().context;
+            let entered = if context.is_null() {
+                fiber::state(stack).base.enter()
+            } else {
+                ffi::PyContext_Enter(context) == 0
+            };
+            let mut result = ptr::null_mut();
+            if entered {
+                let fields = self.fields();
+                result = if fields.args.is_null() && fields.kwargs.is_null() {
+                    unwind::PyObject_Vectorcall(fields.callable, ptr::null(), 0, ptr::null_mut())
+                } else if fields.args.is_null() {
+                    let none = ffi::PyTuple_New(0);
+                    let result = unwind::PyObject_Call(fields.callable, none, fields.kwargs);
+                    ffi::Py_DECREF(none);
+                    result
+                } else {
+                    unwind::PyObject_Call(fields.callable, fields.args, fields.kwargs)
+                };
+            }
+            if in_child() {
+                runtime::end_child(result);
+            }
+            if context.is_null() {
+                drop(fiber::state(stack).base.settle());
+            } else if entered {
+                ffi::PyContext_Exit(context);
+            }
+            stack.task.set(ptr::null());
+            self.end_with(machine, result, true);
+        }
+    }
+
+    /// Ends the task with what its code returned, or with the exception that is set.
+    ///
+    /// # Safety
+    /// As for [`finish`](Self::finish).
+    unsafe fn end_with(&self, machine: &Machine, result: *mut ffi::PyObject, plain: bool) {
+        // SAFETY: attached, the one user of the fields.
+        unsafe {
+            let py = Python::assume_attached();
+            if !result.is_null() && (!plain || ffi::PyCoro_CheckExact(result) == 0) {
+                self.finish(machine, End::Returned, result);
+                return;
+            }
+            if !result.is_null() {
+                close_coroutine(py, result);
+            }
+            let error = PyErr::fetch(py);
+            let end = if error.is_instance(py, classes(py).cancelled.bind(py)) {
+                End::Cancelled
+            } else {
+                End::Raised
+            };
+            self.finish(machine, end, error.into_value(py).into_ptr());
+        }
+    }
+
+    /// Runs one step of a coroutine.
+    ///
+    /// # Safety
+    /// In `run`.
+    unsafe fn step(&self, machine: &Machine, stack: &Stack, starts: bool) {
+        // SAFETY: in `run`, attached, the one user of the fields.
+        unsafe {
+            let py = Python::assume_attached();
+            let own_context = self.fields().context;
+            let entered = if own_context.is_null() {
+                fiber::state(stack).base.enter()
+            } else {
+                ffi::PyContext_Enter(own_context) == 0
+            };
+            let mut result = ptr::null_mut();
+            let mut sent = ffi::PySendResult::PYGEN_ERROR;
+            if entered && (!starts || self.make_coroutine(py).is_ok()) {
+                sent = unwind::PyIter_Send(self.fields().callable, ffi::Py_None(), &raw mut result);
+            }
+            while sent == ffi::PySendResult::PYGEN_NEXT && !operation::is_marker(result) {
+                // It awaits something that is not ours: say so at the very `await`.
+                sent = operation::refuse_foreign(py, self.fields().callable, &mut result);
+            }
+            if in_child() {
+                runtime::end_child(result);
+            }
+            if own_context.is_null() {
+                if let Some(dirty) = fiber::state(stack).base.settle() {
+                    self.fields().context = dirty.into_ptr();
+                }
+            } else if entered {
+                ffi::PyContext_Exit(own_context);
+            }
+            stack.task.set(ptr::null());
+            match sent {
+                ffi::PySendResult::PYGEN_NEXT => {
+                    let gives_up_turn = operation::is_yield_marker(result);
+                    ffi::Py_DECREF(result);
+                    self.leave_step(machine, gives_up_turn);
+                }
+                ffi::PySendResult::PYGEN_RETURN => self.end_with(machine, result, false),
+                ffi::PySendResult::PYGEN_ERROR => self.end_with(machine, ptr::null_mut(), false),
+            }
+        }
+    }
+
+    /// # Safety
+    /// At the end of a step that has not finished the task.
+    unsafe fn leave_step(&self, machine: &Machine, gives_up_turn: bool) {
+        let core = self.core_pointer();
+        let scheduler = self.core.scheduler();
+        if gives_up_turn {
+            self.core.yield_step();
+        } else {
+            machine.counters().parks.add(1);
+            if self.core.leave_step() == Parking::Parked {
+                return; // whoever claims its waiter may have queued it already: it is not ours any more
+            }
+        }
+        // SAFETY: it gave up its turn, or was woken before it had left: it is ours to queue.
+        unsafe { scheduler.requeue_last(core) };
+    }
+
+    /// Calls the `async def` function, on the worker that runs the first step: a task that never starts has no
+    /// coroutine that was "never awaited".
+    ///
+    /// # Safety
+    /// As for [`step`](Self::step).
+    unsafe fn make_coroutine(&self, py: Python<'_>) -> Result<(), Raised> {
+        // SAFETY: attached, the one user of the fields.
+        unsafe {
+            let fields = self.fields();
+            let coroutine = if fields.args.is_null() {
+                let none = ffi::PyTuple_New(0);
+                let coroutine = unwind::PyObject_Call(fields.callable, none, fields.kwargs);
+                ffi::Py_DECREF(none);
+                coroutine
+            } else {
+                unwind::PyObject_Call(fields.callable, fields.args, fields.kwargs)
+            };
+            if coroutine.is_null() {
+                return Err(Raised);
+            }
+            if ffi::PyCoro_CheckExact(coroutine) == 0 && ffi::PyIter_Check(coroutine) == 0 {
+                let coroutine = Bound::from_owned_ptr(py, coroutine);
+                let message = format!("an async function gave {coroutine:?}, not a coroutine");
+                return Err(raise(py, PyTypeError::new_err(message)));
+            }
+            let fields = self.fields();
+            let callable = std::mem::replace(&mut fields.callable, coroutine);
+            let args = std::mem::replace(&mut fields.args, ptr::null_mut());
+            let kwargs = std::mem::replace(&mut fields.kwargs, ptr::null_mut());
+            ffi::Py_DECREF(callable);
+            ffi::Py_XDECREF(args);
+            ffi::Py_XDECREF(kwargs);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the task that just returned had forked, and this is the child: its thread is no machine any more.
+fn in_child() -> bool {
+    Machine::current().is_none()
+}
+
+/// A plain function returned a coroutine that nobody will await.
+///
+/// # Safety
+/// `coroutine` is a strong reference, given away here.
+unsafe fn close_coroutine(py: Python<'_>, coroutine: *mut ffi::PyObject) {
+    // SAFETY: ours, by the caller's promise.
+    let coroutine = unsafe { Bound::from_owned_ptr(py, coroutine) };
+    let name = coroutine
+        .getattr("__qualname__")
+        .map_or_else(|_| "a function".to_owned(), |name| name.to_string());
+    if let Err(error) = coroutine.call_method0("close") {
+        error.write_unraisable(py, Some(&coroutine));
+    }
+    let message = format!(
+        "a plain function returned the coroutine of {name}: pass the async function itself, go(fn, *args)"
+    );
+    raise(py, PyTypeError::new_err(message));
+}
