@@ -382,8 +382,9 @@ impl Machine {
                 return Next::Task(task);
             }
             self.stop_searching(false);
-            if !self.looks_out() {
-                self.rest(false);
+            if !self.looks_out() && self.rest(false) {
+                self.own().retiring = true;
+                return Next::Return;
             }
             if self.own().loops.judge(Instant::now) {
                 return Next::Return;
@@ -586,7 +587,8 @@ impl Machine {
                 (None, true, false) => Place::Parked,
                 (None, false, false) => Place::Spare,
             };
-            retire_at = (place == Place::Spare).then(|| Instant::now() + SPARE_TIME);
+            // Also with a worker: it may be taken meanwhile, which makes a spare machine of this one.
+            retire_at = (!occupied && !ready).then(|| Instant::now() + SPARE_TIME);
             let timer = worker.and_then(|worker| worker.timers.next());
             let judge_at = self.own().loops.judge_at(Instant::now);
             deadline = [retire_at, timer, judge_at].into_iter().flatten().min();
