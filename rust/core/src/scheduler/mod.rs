@@ -302,7 +302,8 @@ impl Scheduler {
         self.monitor.workers_awake();
     }
 
-    /// Stops, and lets the threads go: each machine returns to its host as it comes to its loop. A task that is parked with its thread keeps it for ever. For an embedder that outlives its schedulers.
+    /// Stops, and lets the threads go: each machine returns to its host as it comes to its loop. A task that is parked
+    /// with its thread keeps it for ever. For an embedder that outlives its schedulers.
     pub fn shut_down(&self) {
         // Ordering: Release, ordered before the unparks; a machine that parks no more comes by the flag's Acquire.
         self.ending.store(true, Ordering::Release);
