@@ -8,6 +8,7 @@ from __future__ import annotations
 
 # Before all others: it refuses where they cannot work.
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
+from penstock import _debug
 from penstock._core import Channel, Task, __version__, asleep, build_profile, go, sleep, yield_now
 from penstock.channel import ChannelStats
 from penstock.exceptions import Cancelled, ChannelClosed, Empty, Full, PenstockError
@@ -42,6 +43,8 @@ __all__ = [
     "sleep",
     "yield_now",
 ]
+
+_debug.start()
 
 if build_profile() == "debug":
     import warnings

@@ -23,6 +23,7 @@ use penstock_core::{
 use pyo3::{exceptions::PyRuntimeError, ffi, intern, prelude::*, sync::PyOnceLock};
 
 use crate::{
+    debug,
     error::{Failure, Raised, raise},
     fiber, interpreter,
     interrupt::Interrupts,
@@ -153,6 +154,8 @@ impl Caller {
         if must_block_thread(py)? {
             return Ok(Caller::Thread(ThreadWaiter::here()));
         }
+        // SAFETY: it runs on this very stack, so it is alive.
+        debug::look_at_locks(py, unsafe { task.as_ref() }, call)?;
         // SAFETY: on the stack's thread.
         let holds = unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.scheduler.fibers());
         if !holds {

@@ -8,6 +8,7 @@
  * 2. Whether a collection is under way (`penstock_collecting`).
  * 3. Free-threaded 3.14: strong references for a fiber that is about to leave its stack
  *    (`penstock_hold_deferred`).
+ * 4. A moment in which no other thread is attached (`penstock_stop_the_world`).
  *
  * Why 3 is needed. Without the GIL, references on the evaluation stack to functions, code, classes,
  * methods and modules are not counted ("deferred"): the collector finds them in a walk over the frames of
@@ -68,6 +69,24 @@
 #  include "internal/pycore_tstate.h"
 #  include "internal/pycore_uniqueid.h"
 #endif
+
+/* Until `penstock_start_the_world` no other thread is attached, on any build. In between the caller runs no Python code,
+ * and neither detaches nor drops a reference. */
+void
+penstock_stop_the_world(void)
+{
+#ifdef Py_GIL_DISABLED
+    _PyEval_StopTheWorld(PyInterpreterState_Get());
+#endif
+}
+
+void
+penstock_start_the_world(void)
+{
+#ifdef Py_GIL_DISABLED
+    _PyEval_StartTheWorld(PyInterpreterState_Get());
+#endif
+}
 
 static PyThreadState *
 current_thread(void)

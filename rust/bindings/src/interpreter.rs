@@ -32,6 +32,8 @@ mod shim {
         pub fn penstock_function_kind(callable: *mut PyObject) -> c_int;
         pub fn penstock_runs_in_file(filename: *mut PyObject) -> c_int;
         pub fn penstock_references_to(object: *mut PyObject) -> Py_ssize_t;
+        pub fn penstock_stop_the_world();
+        pub fn penstock_start_the_world();
     }
 
     /// `struct penstock_hold`: only `interpreter.c` looks inside.
@@ -47,6 +49,20 @@ mod shim {
         pub fn penstock_hold_deferred(hold: *mut *mut Hold) -> c_int;
         pub fn penstock_drop_deferred(hold: *mut Hold);
         pub fn penstock_free_hold(hold: *mut Hold);
+    }
+}
+
+/// Calls `look` while no other thread is attached, so that what their machines hold may be read.
+///
+/// # Safety
+/// `look` runs no Python code, does not detach, and drops no reference.
+pub unsafe fn with_stopped_world<T>(_py: Python<'_>, look: impl FnOnce() -> T) -> T {
+    // SAFETY: attached; the rest is the caller's promise.
+    unsafe {
+        shim::penstock_stop_the_world();
+        let result = look();
+        shim::penstock_start_the_world();
+        result
     }
 }
 

@@ -8,6 +8,7 @@ mod caller;
 mod channel;
 mod context;
 mod convert;
+mod debug;
 mod error;
 mod fiber;
 mod hot;
@@ -17,6 +18,7 @@ mod memory;
 mod object;
 mod operation;
 mod runtime;
+mod stall;
 mod task;
 mod topology;
 mod unwind;
@@ -40,6 +42,7 @@ mod _core {
     use crate::{
         caller::CallerObject,
         channel::ChannelObject,
+        debug::{_running_task, _trace_schedule, _watch_locks},
         memory::{Buffer, BufferPool, BufferStats},
         runtime::{
             _after_fork_in_child, _at_exit, _configure, _frames_match, _runtime_state,

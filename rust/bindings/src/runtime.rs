@@ -26,10 +26,11 @@ use pyo3::{
 use crate::{
     boundary::{self, Caller},
     convert::{Patience, parse, seconds},
+    debug,
     error::{Raised, raise},
     fiber,
     hot::Definition,
-    interpreter, operation, task, unwind,
+    interpreter, operation, stall, task, unwind,
 };
 
 static HOST: Host = Host {
@@ -37,6 +38,7 @@ static HOST: Host = Host {
     new_stack: fiber::new_stack,
     idle,
     start_machine,
+    on_stall: stall::report,
 };
 
 /// The default runtime's scheduler, or null. Written under `SETTINGS`, and in a forked child.
@@ -91,6 +93,8 @@ fn start(py: Python<'_>) -> PyResult<&'static Scheduler> {
         return Err(over());
     }
     let workers_from_environment = workers_from_environment()?;
+    let stall_after = stall::limit()?;
+    stall::load(py)?;
     START_THREAD.get_or_try_init(py, || {
         PyResult::Ok(py.import("penstock._threads")?.getattr("start")?.unbind())
     })?;
@@ -128,6 +132,8 @@ fn start(py: Python<'_>) -> PyResult<&'static Scheduler> {
         workers,
         fibers,
         exclusive,
+        stall_after,
+        trace: debug::trace(),
     });
     // Ordering: Release publishes the scheduler to the Acquire in `running`.
     DEFAULT.store(ptr::from_ref(scheduler).cast_mut(), Ordering::Release);

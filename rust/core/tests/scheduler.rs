@@ -542,6 +542,32 @@ fn searchers_that_lose_their_slot_leave_later_wakes_alone(way: Way) {
     });
 }
 
+/// On one worker, so that both tasks are on one thread.
+#[test]
+fn a_task_that_keeps_the_thread_of_parked_ones_is_reported_once() {
+    let way = Way {
+        fibers: true,
+        gil: false,
+        workers: 1,
+    };
+    on_one(way, 5, |runtime| {
+        let told = runtime.stalls();
+        let gate: Ch<()> = channel(0);
+        let parked = {
+            let gate = Arc::clone(&gate);
+            runtime.go(move || recv(&gate))
+        };
+        let blocks = runtime.go(move || {
+            assert_eq!(block_until(&told), 1);
+            told
+        });
+        let told = blocks.join();
+        runtime.go(move || send(&gate, ())).join().unwrap();
+        parked.join().unwrap();
+        assert!(told.try_recv().is_err(), "it was reported again");
+    });
+}
+
 // ---- nobody starves ----
 
 /// Keeps a worker's queue full until `flag` is up.

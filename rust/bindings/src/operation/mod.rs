@@ -33,6 +33,7 @@ use crate::{
     boundary::{raise_interrupt, running_task},
     channel::ChannelObject,
     convert::Patience,
+    debug,
     error::{Failure, Raised, raise},
     object::Object,
     task::{Kind, Take, TaskObject},
@@ -301,6 +302,7 @@ impl Operation {
         self.task = task.as_ptr();
         // SAFETY: it runs on this stack.
         let task = unsafe { task.as_ref() };
+        debug::look_at_locks(py, task, "an await")?;
         if matches!(self.what, What::Yield) {
             if task.core().cancel_pending() || task.interrupts().pending() {
                 return Err(raise_interrupt(py, Some(task.core()), task.interrupts()));

@@ -267,7 +267,7 @@ impl TaskObject {
         }
     }
 
-    fn number(&self) -> u64 {
+    pub fn number(&self) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // Ordering: Relaxed throughout, numbers are only unique.
         let known = self.id.load(Ordering::Relaxed);

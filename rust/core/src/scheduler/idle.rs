@@ -8,7 +8,7 @@
 
 use std::{collections::VecDeque, ptr::NonNull, time::Instant};
 
-use super::{Machine, Scheduler, worker::Worker};
+use super::{Machine, Scheduler, Stall, worker::Worker};
 use crate::sync::{Ordering, fence};
 
 /// What a machine does while it does not run. Written under the lock of [`Idle`].
@@ -34,6 +34,14 @@ pub struct Mission {
     pub worker: &'static Worker,
     pub turn: u64,
     pub issued: Instant,
+}
+
+/// What the monitor wakes a spare machine for.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    TakeOver(Mission),
+    /// The monitor cannot call the host itself.
+    Report(Stall),
 }
 
 #[derive(Debug, Default)]

@@ -18,15 +18,15 @@ use std::{
 
 use super::{
     Scheduler, Stack,
-    idle::{Idle, Mission, Place},
+    idle::{Idle, Order, Place},
     loops::Loops,
     stack::{Inbox, StackQueue},
     stats::Counters,
     worker::Worker,
 };
 use crate::{
-    park::{Parker, computes, current_thread},
-    sync::{AtomicBool, AtomicPtr, AtomicU32, Ordering, UnsafeCell, spin_until},
+    park::{Parker, ThreadId, computes, current_thread},
+    sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, UnsafeCell, spin_until},
     task::Task,
 };
 
@@ -63,8 +63,6 @@ struct Own {
     turn: u32,
     stacks_in_a_row: u32,
     next_in_a_row: u32,
-    /// Tasks parked on this thread.
-    parked: usize,
     random: u32,
     /// The task that just ran gave up its turn: queued tasks go first, once.
     yielded: bool,
@@ -85,6 +83,8 @@ pub struct Machine {
     /// The worker in hand, or null. Written by its thread while it is awake, by others while it sleeps, under
     /// the lock of `idle`.
     worker: AtomicPtr<Worker>,
+    /// Tasks parked on this thread, which alone writes it; the monitor reads it.
+    parked: AtomicUsize,
     /// Stacks of this machine that other threads made ready.
     pub(super) inbox: Inbox,
     pub(super) parker: Parker,
@@ -93,14 +93,14 @@ pub struct Machine {
     /// It counts among the searching ones. Set by a waker before the wake, else its own thread's.
     searching: AtomicBool,
     place: UnsafeCell<Place>,
-    mission: UnsafeCell<Option<Mission>>,
+    order: UnsafeCell<Option<Order>>,
     /// The stack that runs. Its thread's.
     current: Cell<*mut Stack>,
     own: UnsafeCell<Own>,
     pub(super) counters: Counters,
 }
 
-// SAFETY: `place` and `mission` are guarded by the lock of `idle`, `own` and `current` belong to the machine's
+// SAFETY: `place` and `order` are guarded by the lock of `idle`, `own` and `current` belong to the machine's
 // thread, the rest is atomic.
 unsafe impl Send for Machine {}
 // SAFETY: as above.
@@ -121,12 +121,13 @@ impl Machine {
             thread: AtomicU32::new(0),
             scheduler,
             worker: AtomicPtr::new(ptr::null_mut()),
+            parked: AtomicUsize::new(0),
             inbox: Inbox::default(),
             parker: Parker::default(),
             asleep: AtomicBool::new(false),
             searching: AtomicBool::new(false),
             place: UnsafeCell::new(Place::Awake),
-            mission: UnsafeCell::new(None),
+            order: UnsafeCell::new(None),
             current: Cell::new(ptr::null_mut()),
             own: UnsafeCell::new(Own {
                 random: u32::try_from(id).unwrap_or(0).wrapping_mul(0x9E37_79B9) | 1,
@@ -175,9 +176,9 @@ impl Machine {
         self.asleep.store(place != Place::Awake, Ordering::SeqCst);
     }
 
-    pub(super) fn set_mission(&self, _: &mut Idle, mission: Mission) {
+    pub(super) fn set_order(&self, _: &mut Idle, order: Order) {
         // SAFETY: the lock is held.
-        unsafe { *self.mission.get() = Some(mission) };
+        unsafe { *self.order.get() = Some(order) };
     }
 
     // ---- the worker in hand ----
@@ -245,8 +246,32 @@ impl Machine {
         computes(self.thread.load(Ordering::Relaxed))
     }
 
+    /// Its thread, once it has one.
+    pub fn thread(&self) -> ThreadId {
+        // Ordering: Relaxed, see `enter`.
+        self.thread.load(Ordering::Relaxed)
+    }
+
     pub(super) fn holds(&self, worker: &'static Worker) -> bool {
         self.worker().is_some_and(|mine| ptr::eq(mine, worker))
+    }
+
+    /// What its worker has turned to last, while it runs one.
+    pub(super) fn turn(&self) -> Option<u64> {
+        self.worker()
+            .filter(|worker| !worker.is_idle())
+            .map(Worker::turn)
+    }
+
+    /// How many tasks are parked on its thread.
+    pub(super) fn parked(&self) -> usize {
+        // Ordering: Relaxed, one writer; to others it is a figure.
+        self.parked.load(Ordering::Relaxed)
+    }
+
+    fn set_parked(&self, parked: usize) {
+        // Ordering: Relaxed, as above.
+        self.parked.store(parked, Ordering::Relaxed);
     }
 
     pub(super) fn count_handoff(&self) {
@@ -395,7 +420,7 @@ impl Machine {
     /// Waits for a ready stack without sleeping, if one may well come soon.
     fn looks_out(&'static self) -> bool {
         !self.scheduler.exclusive
-            && self.own().parked != 0
+            && self.parked() != 0
             && spin_until(LOOK_OUT, || {
                 !self.inbox.is_empty() || self.scheduler.injector.len() != 0
             })
@@ -620,11 +645,14 @@ impl Machine {
             worker.set_idle(&mut idle, false);
         }
         // SAFETY: the lock is held.
-        let mission = unsafe { (*self.mission.get()).take() };
+        let order = unsafe { (*self.order.get()).take() };
         scheduler.publish(&idle);
         drop(idle);
-        if let Some(mission) = mission {
-            scheduler.take_over(self, &mission);
+        match order {
+            Some(Order::TakeOver(mission)) => scheduler.take_over(self, &mission),
+            // SAFETY: on a machine's thread, and nothing with a destructor is alive here.
+            Some(Order::Report(stall)) => unsafe { (scheduler.host.on_stall)(&stall) },
+            None => {}
         }
         if self.worker().is_some() {
             scheduler.monitor.workers_awake(); // a deadline woke it, maybe, and nobody else told
@@ -632,7 +660,7 @@ impl Machine {
         }
         place == Place::Spare
             && too_many
-            && self.own().parked == 0
+            && self.parked() == 0
             && retire_at.is_some_and(|retire_at| retire_at <= Instant::now())
     }
 
@@ -658,14 +686,14 @@ impl Machine {
         let Some(me) = NonNull::new(self.current.get()) else {
             return false;
         };
-        self.own().parked += 1;
+        self.set_parked(self.parked() + 1);
         let resumed = if self.scheduler.fibers {
             self.leave_stack(me)
         } else {
             self.wait_on_thread(me);
             true
         };
-        self.own().parked -= 1;
+        self.set_parked(self.parked() - 1);
         resumed
     }
 
@@ -761,7 +789,7 @@ impl Machine {
         }
         self.own().ready.push_back(me);
         self.own().yielded = true;
-        self.own().parked += 1;
+        self.set_parked(self.parked() + 1);
         let resumed = if self.scheduler.fibers {
             self.to_a_loop(me)
         } else {
@@ -771,7 +799,7 @@ impl Machine {
             self.wait_on_thread(me);
             true
         };
-        self.own().parked -= 1;
+        self.set_parked(self.parked() - 1);
         resumed
     }
 

@@ -23,9 +23,11 @@ mod model;
 mod monitor;
 pub mod queue;
 mod stack;
+mod stall;
 mod stats;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod trace;
 mod worker;
 
 use std::{
@@ -36,7 +38,9 @@ use std::{
 
 pub use machine::Machine;
 pub use stack::Stack;
+pub use stall::{STALL_AFTER, Stall};
 pub use stats::{Counters, Totals};
+pub use trace::TraceConfig;
 
 use self::{
     idle::Idle,
@@ -66,6 +70,8 @@ pub struct Host {
     pub idle: unsafe fn(machine: &'static Machine, deadline: Option<Instant>),
     /// Starts a thread that runs [`Machine::work`] for this machine. `false`: none is to be had.
     pub start_machine: fn(machine: &'static Machine) -> bool,
+    /// A task has kept the thread on which others are parked for too long. Called on another machine's thread.
+    pub on_stall: unsafe fn(stall: &Stall),
 }
 
 /// How a scheduler is made.
@@ -78,6 +84,10 @@ pub struct Config {
     pub fibers: bool,
     /// The embedder lets one thread run at a time (the GIL), so submitting needs no fence.
     pub exclusive: bool,
+    /// After how long at one task a machine with parked tasks is reported to the host.
+    pub stall_after: Duration,
+    /// Print lines about the scheduler.
+    pub trace: Option<TraceConfig>,
 }
 
 #[derive(Debug)]
@@ -86,6 +96,8 @@ pub struct Scheduler {
     workers: usize,
     fibers: bool,
     exclusive: bool,
+    stall_after: Duration,
+    trace: Option<TraceConfig>,
     /// The workers that may run. Each slot always has one; changed under the lock of `idle`.
     slots: Box<[AtomicPtr<Worker>]>,
     injector: Injector,
@@ -137,6 +149,8 @@ impl Scheduler {
             workers: config.workers.max(1),
             fibers: config.fibers,
             exclusive: config.exclusive,
+            stall_after: config.stall_after,
+            trace: config.trace,
             slots: workers
                 .iter()
                 .map(|worker| AtomicPtr::new(ptr::from_ref(*worker).cast_mut()))
@@ -316,6 +330,11 @@ impl Scheduler {
     /// How many may run at once, as asked for.
     pub fn workers(&self) -> usize {
         self.workers
+    }
+
+    /// After how long a task that keeps others from their thread is reported.
+    pub fn stall_after(&self) -> Duration {
+        self.stall_after
     }
 
     pub fn totals(&self) -> Totals {

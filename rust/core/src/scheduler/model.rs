@@ -6,7 +6,7 @@ use std::{ptr::NonNull, sync::Arc};
 use loom::thread;
 
 use super::{
-    Config, Host, Machine, Scheduler, Stack,
+    Config, Host, Machine, STALL_AFTER, Scheduler, Stack,
     injector::Injector,
     stack::{Inbox, StackQueue},
 };
@@ -20,6 +20,7 @@ static HOST: Host = Host {
     new_stack: |_| unreachable!("nothing runs"),
     idle: |_, _| unreachable!("nothing runs"),
     start_machine: |_| unreachable!("nothing runs"),
+    on_stall: |_| unreachable!("nothing runs"),
 };
 
 static VTABLE: TaskVtable = TaskVtable {
@@ -37,6 +38,8 @@ fn scheduler() -> &'static Scheduler {
         workers: 1,
         fibers: false,
         exclusive: false,
+        stall_after: STALL_AFTER,
+        trace: None,
     })
 }
 
@@ -150,7 +153,7 @@ fn the_inbox_gives_each_stack_once_in_its_order() {
 fn a_machine_that_is_woken_while_the_monitor_falls_asleep_wakes_it() {
     loom::model(|| {
         let scheduler = scheduler();
-        let monitor = thread::spawn(move || scheduler.sleep_until_woken());
+        let monitor = thread::spawn(move || scheduler.sleep_until_woken(None));
         let worker = scheduler.idle.lock().find_worker();
         assert!(worker.is_some());
         scheduler.monitor.workers_awake();

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::{
     Machine, Scheduler,
-    idle::{Mission, Place},
+    idle::{Mission, Order, Place},
     queue::Queue,
+    stall,
     worker::Worker,
 };
 use crate::{
@@ -124,6 +125,8 @@ impl Scheduler {
         let rescue = Queue::default();
         let mut last_awake = Instant::now();
         let mut quiet = 0_u32;
+        let mut stalls = stall::Watch::default();
+        let mut trace_at = None;
         // Ordering: Relaxed, a flag that is seen soon enough.
         while !self.stopping.load(Ordering::Relaxed) {
             let interval = self.monitor.probation() / 2 * (1 << (quiet / QUIET_ROUNDS).min(8));
@@ -139,11 +142,13 @@ impl Scheduler {
                 acted |= watched == Watched::TakenOver;
             }
             self.rescue_from_orphans(&rescue);
+            stalls.look(self, now);
+            self.trace_if_due(&mut trace_at, now);
             quiet = if acted { 0 } else { quiet.saturating_add(1) };
             if awake {
                 last_awake = now;
             } else if now - last_awake > LINGER {
-                self.sleep_until_woken();
+                self.sleep_until_woken(trace_at);
                 last_awake = Instant::now();
             }
         }
@@ -207,19 +212,21 @@ impl Scheduler {
     }
 
     fn order_take_over(&'static self, worker: &'static Worker, turn: u64, now: Instant) -> bool {
+        self.order(Order::TakeOver(Mission {
+            worker,
+            turn,
+            issued: now,
+        }))
+    }
+
+    /// Wakes a spare machine for `order`. `false`: there is none now.
+    pub(super) fn order(&'static self, order: Order) -> bool {
         let mut idle = self.idle.lock();
         let Some(&machine) = idle.spares.last() else {
             return false;
         };
         idle.put(machine, Place::Awake);
-        machine.set_mission(
-            &mut idle,
-            Mission {
-                worker,
-                turn,
-                issued: now,
-            },
-        );
+        machine.set_order(&mut idle, order);
         self.publish(&idle);
         drop(idle);
         machine.parker.unpark();
@@ -304,13 +311,14 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn sleep_until_woken(&'static self) {
+    /// Or until `deadline`.
+    pub(super) fn sleep_until_woken(&'static self, deadline: Option<Instant>) {
         // Ordering: SeqCst, see `workers_awake`.
         self.monitor.dormant.store(true, Ordering::SeqCst);
         let idle = self.slots().all(Worker::is_idle);
         let orphans = self.orphans.load(Ordering::SeqCst) != 0;
         if idle && !orphans {
-            self.monitor.parker.park(None);
+            self.monitor.parker.park(deadline);
         }
         self.monitor.dormant.store(false, Ordering::SeqCst);
     }

@@ -70,6 +70,15 @@ impl Queue {
         self.tail.load(Ordering::SeqCst) == head && self.run_next.load(Ordering::SeqCst).is_null()
     }
 
+    /// How many are in it; a figure for everyone but the owner.
+    pub fn len(&self) -> usize {
+        // Ordering: Relaxed throughout, a figure.
+        let next = !self.run_next.load(Ordering::Relaxed).is_null();
+        let head = self.head.load(Ordering::Relaxed);
+        let queued = self.tail.load(Ordering::Relaxed).wrapping_sub(head);
+        queued as usize + usize::from(next)
+    }
+
     /// Puts `task` last. Owner only.
     #[inline]
     pub fn push(&self, task: NonNull<Task>) -> Result<(), Box<Overflow>> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Config, Host, Machine, Scheduler, Stack,
+    Config, Host, Machine, STALL_AFTER, Scheduler, Stack,
     idle::{Mission, Place},
     machine::{FAIRNESS_TURNS, Next},
     queue::Queue,
@@ -48,6 +48,7 @@ static HOST: Host = Host {
         STARTED.with_borrow_mut(|started| started.push(machine));
         true
     },
+    on_stall: |_| unreachable!("nobody watches"),
 };
 
 fn in_its_sleep(event: impl FnOnce(&'static Machine) + 'static) {
@@ -78,6 +79,8 @@ fn parking(workers: usize, fibers: bool) -> &'static Scheduler {
         workers,
         fibers,
         exclusive: false,
+        stall_after: STALL_AFTER,
+        trace: None,
     });
     // Ordering: Relaxed, one thread.
     scheduler.monitor_started.store(true, Ordering::Relaxed);
@@ -488,7 +491,7 @@ fn what_an_orphan_is_left_with_goes_to_a_machine_that_sleeps() {
 /// Whether the monitor, which is told nothing meanwhile, goes to sleep.
 fn monitor_sleeps(scheduler: &'static Scheduler) -> bool {
     scheduler.monitor.parker.unpark(); // which ends the sleep, if there is one
-    scheduler.sleep_until_woken();
+    scheduler.sleep_until_woken(None);
     let limit = Instant::now() + Duration::from_millis(200);
     scheduler.monitor.parker.park(Some(limit));
     Instant::now() >= limit

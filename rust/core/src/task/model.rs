@@ -6,7 +6,7 @@ use loom::{cell::UnsafeCell, thread};
 
 use super::{Cancelling, Parking, Task, TaskVtable};
 use crate::{
-    scheduler::{Config, Host, Scheduler},
+    scheduler::{Config, Host, STALL_AFTER, Scheduler},
     wait::WaiterClass,
 };
 
@@ -15,6 +15,7 @@ static HOST: Host = Host {
     new_stack: |_| unreachable!("nothing runs"),
     idle: |_, _| unreachable!("nothing runs"),
     start_machine: |_| unreachable!("nothing runs"),
+    on_stall: |_| unreachable!("nothing runs"),
 };
 
 static VTABLE: TaskVtable = TaskVtable {
@@ -42,6 +43,8 @@ impl Coroutine {
             workers: 1,
             fibers: false,
             exclusive: false,
+            stall_after: STALL_AFTER,
+            trace: None,
         });
         Arc::new(Self {
             task: Task::new(&VTABLE, scheduler),

@@ -9,7 +9,7 @@ use std::{
 
 use loom::thread;
 use penstock_core::{
-    scheduler::{Config, Host, Machine, Scheduler, Stack},
+    scheduler::{Config, Host, Machine, STALL_AFTER, Scheduler, Stack},
     task::{BeginJoin, Task, TaskVtable},
     wait::{Epoch, Outcome, WaiterClass, WaiterRef},
 };
@@ -30,6 +30,7 @@ static HOST: Host = Host {
         thread::spawn(move || run_machine(machine));
         true
     },
+    on_stall: |_| unreachable!("a model ends sooner"),
 };
 
 fn run_machine(machine: &'static Machine) {
@@ -48,6 +49,8 @@ pub fn scheduler(workers: usize) -> &'static Scheduler {
         workers,
         fibers: false,
         exclusive: false,
+        stall_after: STALL_AFTER,
+        trace: None,
     })
 }
 

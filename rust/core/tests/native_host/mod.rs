@@ -48,7 +48,17 @@ impl Runtime {
             workers: way.workers,
             fibers: way.fibers,
             exclusive: way.gil,
+            stall_after: Duration::from_millis(50),
+            trace: None,
         }))
+    }
+
+    /// Is told of each stall from now on.
+    pub fn stalls(&self) -> mpsc::Receiver<usize> {
+        let (tell, told) = mpsc::channel();
+        let of = ptr::from_ref(self.0).addr();
+        STALLS.lock().unwrap().push((of, tell));
+        told
     }
 
     /// Runs `body` as a task.
@@ -77,8 +87,18 @@ const fn host(idle: unsafe fn(&'static Machine, Option<Instant>)) -> Host {
         new_stack: fiber::new_stack,
         idle,
         start_machine,
+        on_stall: |stall| {
+            let of = ptr::from_ref(stall.machine.scheduler).addr();
+            let mut listeners = STALLS.lock().unwrap();
+            listeners.retain(|(scheduler, listener)| {
+                *scheduler != of || listener.send(stall.waiting).is_ok()
+            });
+        },
     }
 }
+
+/// Who wants to know of the stalls of which scheduler: how many tasks wait, each time.
+static STALLS: Mutex<Vec<(usize, mpsc::Sender<usize>)>> = Mutex::new(Vec::new());
 
 static FREE: Host = host(Machine::sleep);
 static WITH_GIL: Host = host(|machine, deadline| gil::without(|| machine.sleep(deadline)));

@@ -1,0 +1,213 @@
+"""What ``PENSTOCK_DEBUG`` and ``PENSTOCK_STALL`` switch on: each in a process of its own, which reads them at import."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+
+
+def run(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", dedent(program)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def output(program: str, **variables: str) -> str:
+    finished = run(program, **variables)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+# ---- locks ----
+
+LOCKS = {"PENSTOCK_DEBUG": "locks"}
+
+
+@pytest.mark.parametrize("parking", ["fiber", "thread"])
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Condition", "Semaphore._cond"])
+def test_a_task_that_parks_with_a_lock_in_hand_gets_an_error_that_names_both(kind: str, parking: str) -> None:
+    made = {"Semaphore._cond": "threading.Semaphore()._cond"}.get(kind, f"threading.{kind}()")
+    program = f"""
+        import threading, penstock
+        penstock.configure(parking={parking!r})
+        lock = {made}
+        channel = penstock.Channel()
+        def task():
+            with lock:
+                channel.recv()
+        try:
+            penstock.go(task).result()
+        except RuntimeError as error:
+            print(error)
+    """
+    said = output(program, **LOCKS)
+    assert "Channel.recv() would park a task that holds a threading." in said
+    assert "taken at <string>:7" in said
+
+
+def test_a_wait_without_a_lock_in_hand_is_as_ever() -> None:
+    program = """
+        import threading, penstock
+        lock = threading.Lock()
+        again = threading.RLock()
+        def task():
+            with lock, again, again:
+                pass
+            assert lock.acquire(timeout=1) and not lock.acquire(blocking=False)
+            lock.release()
+            penstock.sleep(0.001)
+            with lock:
+                penstock.Channel(1).send(1)  # it need not wait
+            return lock.locked()
+        print(penstock.go(task).result())
+        with lock:  # a thread may wait with any lock in hand
+            penstock.sleep(0.001)
+    """
+    assert output(program, **LOCKS) == "False\n"
+
+
+def test_a_coroutine_that_parks_with_a_lock_in_hand_gets_the_error_too() -> None:
+    program = """
+        import threading, penstock
+        lock = threading.Lock()
+        async def task():
+            with lock:
+                await penstock.asleep(1)
+        print(repr(penstock.go(task).exception()))
+    """
+    assert "would park a task that holds a threading.Lock taken at <string>:5" in output(program, **LOCKS)
+
+
+def test_a_lock_that_another_task_released_is_not_held() -> None:
+    program = """
+        import threading, penstock
+        lock = threading.Lock()
+        taken, released = penstock.Channel(1), penstock.Channel(1)
+        def holder():
+            lock.acquire()
+            taken.send(None)
+            while lock.locked():
+                pass
+            penstock.sleep(0.001)
+            return "parked"
+        def other():
+            taken.recv()
+            lock.release()
+        first = penstock.go(holder)
+        other()
+        print(first.result())
+    """
+    assert output(program, **LOCKS) == "parked\n"
+
+
+def test_condition_waits_and_the_standard_library_work_with_watched_locks() -> None:
+    program = """
+        import concurrent.futures, queue, threading, penstock
+        condition = threading.Condition()
+        ready = []
+        def waiter():
+            with condition, condition:
+                condition.wait_for(lambda: ready, timeout=30)
+        thread = threading.Thread(target=waiter)
+        thread.start()
+        with condition:
+            ready.append(1)
+            condition.notify_all()
+        thread.join()
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(abs, [-1, 2])) == [1, 2]
+        numbers = queue.Queue()
+        numbers.put(1)
+        print(numbers.get(), repr(threading.RLock()).startswith("<penstock's watched"))
+    """
+    assert output(program, **LOCKS) == "1 True\n"
+
+
+# ---- schedtrace ----
+
+LINE = re.compile(
+    r"SCHED \d+ms: workers=\d+ idle=\d+ threads=\d+ searching=\d+ spare=\d+ waiting=\d+ blocked=\d+ "
+    r"injector=\d+ \[\d+( \d+)*\]"
+)
+
+TRACED = """
+    import os, sys, penstock
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    penstock.go(int).result()
+    lines = os.fdopen(reader)
+    for _ in range({count}):
+        sys.stdout.write(lines.readline())
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+
+def test_schedtrace_prints_a_line_each_interval_also_while_nothing_runs() -> None:
+    lines = output(TRACED.format(count=3), PENSTOCK_DEBUG="schedtrace=20").splitlines()
+    assert len(lines) == 3
+    assert all(LINE.fullmatch(line) for line in lines), lines
+
+
+def test_schedtrace_with_detail_has_a_line_for_each_worker_and_thread() -> None:
+    lines = output(TRACED.format(count=3), PENSTOCK_DEBUG="schedtrace=20,detail").splitlines()
+    assert LINE.fullmatch(lines[0])
+    assert re.fullmatch(r"  P0: (idle|running|blocked) machine=(\d+|none) turn=\d+ queue=\d+", lines[1]), lines
+    assert re.fullmatch(r"  (P1: .*|M0: \w+ parked=\d+)", lines[2]), lines
+
+
+# ---- stalls ----
+
+STALLED = """
+    import logging, sys, threading, penstock
+    logging.basicConfig(format="%(name)s %(levelname)s %(message)s", stream=sys.stdout)
+    penstock.configure(workers=1, parking="fiber")
+    heard = threading.Event()
+    class Handler(logging.Handler):
+        def emit(self, record):
+            heard.set()
+    logging.getLogger("penstock").addHandler(Handler())
+    channel = penstock.Channel()
+    parked = [penstock.go(channel.recv) for _ in range(2)]
+    def blocks():
+        heard.wait(30)  # blocks the thread: an Event of threading
+    task = penstock.go(blocks)
+    task.result()
+    for _ in parked:
+        channel.send(1)
+    assert [one.result() for one in parked] == [1, 1]
+    print(task.name)
+"""
+
+
+@pytest.mark.parametrize("limit", ["0.05", "1"])
+def test_a_stall_is_logged_once_with_the_task_its_line_and_how_many_wait(limit: str) -> None:
+    said, name = output(STALLED, PENSTOCK_STALL=limit).splitlines()
+    assert said.startswith(f"penstock WARNING {name} has kept its thread for more than {limit} s at ")
+    assert re.search(r"threading\.py:\d+ in \w+: 2 parked tasks have to wait for it", said), said
+
+
+# ---- bad values ----
+
+
+@pytest.mark.parametrize("value", ["schedtrace", "schedtrace=0", "schedtrace=x", "detail", "lock", "locks=1"])
+def test_a_bad_debug_variable_is_refused_at_import(value: str) -> None:
+    finished = run("import penstock", PENSTOCK_DEBUG=value)
+    assert "ValueError: PENSTOCK_DEBUG must be of schedtrace=N" in finished.stderr
+    assert repr(value) in finished.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "nan", ""])
+def test_a_bad_stall_variable_is_refused_at_the_first_use(value: str) -> None:
+    finished = run("import penstock; penstock.go(int)", PENSTOCK_STALL=value)
+    assert f'ValueError: PENSTOCK_STALL must be a number of seconds > 0, not "{value}"' in finished.stderr
