@@ -8,10 +8,10 @@ from __future__ import annotations
 
 # Before all others: it refuses where they cannot work.
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
-from penstock import _debug
+from penstock import _deadlock, _debug
 from penstock._core import Channel, Task, __version__, asleep, build_profile, go, sleep, yield_now
 from penstock.channel import ChannelStats
-from penstock.exceptions import Cancelled, ChannelClosed, Empty, Full, PenstockError
+from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full, PenstockError
 from penstock.group import Group
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
 from penstock.runtime import RuntimeStats, configure, default_runtime
@@ -26,6 +26,7 @@ __all__ = [
     "ChannelClosed",
     "ChannelStats",
     "CpuBudget",
+    "Deadlock",
     "Empty",
     "Full",
     "Group",
@@ -44,6 +45,7 @@ __all__ = [
     "yield_now",
 ]
 
+_deadlock.start()
 _debug.start()
 
 if build_profile() == "debug":

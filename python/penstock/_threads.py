@@ -7,12 +7,16 @@ import threading
 from penstock import _core
 
 
+class RuntimeThread(threading.Thread):
+    """A thread of ours, so that nobody takes it for one of the program's."""
+
+
 def start(machine: int, number: int) -> None:
     """Start the thread of the machine at that address.
 
     A `threading.Thread`, so that tracing, debuggers and `faulthandler` see it; a daemon, because exit waits
     for no task.
     """
-    threading.Thread(
+    RuntimeThread(
         target=_core._machine_main, args=(machine,), name=f"penstock-{number}", daemon=True
     ).start()

@@ -7,8 +7,12 @@ it is how a task learns that it should end, and like `KeyboardInterrupt` it pass
 from __future__ import annotations
 
 import queue
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Cancelled", "ChannelClosed", "Empty", "Full", "PenstockError"]
+if TYPE_CHECKING:
+    from penstock._core import Task
+
+__all__ = ["Cancelled", "ChannelClosed", "Deadlock", "Empty", "Full", "PenstockError"]
 
 
 class PenstockError(Exception):
@@ -25,6 +29,22 @@ class Full(PenstockError, queue.Full):
 
 class Empty(PenstockError, queue.Empty):
     """The channel has nothing now; also a `queue.Empty`."""
+
+
+class Deadlock(PenstockError, RuntimeError):
+    """Every task is parked and nothing outside could wake one; also a ``RuntimeError``.
+
+    Raised in the main thread, by any of its waits without a timeout, once nothing has happened for a second. The
+    message names each parked task, what it waits for and where; `tasks` is the list of them. Switched off by
+    ``PENSTOCK_DEADLOCK=off``, for programs whose tasks are woken by threads that Python does not know.
+    """
+
+    def __init__(self, message: str = "", tasks: list[Task[Any]] | None = None) -> None:
+        super().__init__(message)
+        self.tasks: list[Task[Any]] = tasks or []
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self.args)  # the tasks run in their own process only
 
 
 class Cancelled(BaseException):

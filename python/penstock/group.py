@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from penstock import _core
 from penstock._core import Task
-from penstock.exceptions import Cancelled
+from penstock.exceptions import Cancelled, Deadlock
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,7 +29,8 @@ class Group:
     rest, a blocked block too; leaving then raises an ``ExceptionGroup`` of all failures (a
     ``BaseExceptionGroup`` where one is no ``Exception``). A task's own `Cancelled` is no failure. Cancelled
     from outside, the group leaves with `Cancelled` once all of its tasks have ended. On Ctrl-C it cancels
-    its tasks, waits for them, and raises ``KeyboardInterrupt``; a second one leaves at once.
+    its tasks, waits for them, and raises ``KeyboardInterrupt``; a second one leaves at once. A `Deadlock` is
+    handled like the first.
 
     ``limit`` bounds how many run at once; `go` over it queues, and returns the task all the same.
 
@@ -146,7 +147,7 @@ class Group:
                 while (task := self._next()) is not None:
                     task._join()
                 waits = False
-            except (Cancelled, KeyboardInterrupt) as interruption:
+            except (Cancelled, Deadlock, KeyboardInterrupt) as interruption:
                 leaving.interrupted_by(interruption)
         return leaving.outcome()
 
@@ -235,7 +236,7 @@ class _Leaving:
             group._state = "leaving"
         if error is None:
             return
-        if isinstance(error, (*_cancellations(), KeyboardInterrupt)):
+        if isinstance(error, (*_cancellations(), Deadlock, KeyboardInterrupt)):
             self._error = None
             self.interrupted_by(error)
             return

@@ -23,7 +23,7 @@ use penstock_core::{
 use pyo3::{exceptions::PyRuntimeError, ffi, intern, prelude::*, sync::PyOnceLock};
 
 use crate::{
-    debug,
+    deadlock, debug,
     error::{Failure, Raised, raise},
     fiber, interpreter,
     interrupt::Interrupts,
@@ -115,6 +115,22 @@ pub fn forget_thread() {
     THREAD.set(std::ptr::null());
 }
 
+/// What is waited for: a call, on an object that it keeps alive or on none.
+#[derive(Clone, Copy)]
+pub struct Wait {
+    pub call: &'static str,
+    pub subject: *mut ffi::PyObject,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self {
+            call: "",
+            subject: std::ptr::null_mut(),
+        }
+    }
+}
+
 /// Who waits.
 #[derive(Clone, Copy)]
 pub enum Caller {
@@ -125,16 +141,20 @@ pub enum Caller {
         stack: NonNull<Stack>,
     },
     /// A thread, which blocks.
-    Thread(&'static ThreadWaiter),
+    Thread(&'static ThreadWaiter, Wait),
 }
 
 impl Caller {
     /// Who calls, and may wait here. `awaitable` names the form that a coroutine has to use instead.
     ///
     /// Each caller that is made is also [`done`](Self::done) with.
-    pub fn here(py: Python<'_>, call: &str, awaitable: &str) -> Result<Self, Raised> {
+    pub fn here(py: Python<'_>, call: &'static str, awaitable: &str) -> Result<Self, Raised> {
+        let wait = Wait {
+            call,
+            ..Wait::default()
+        };
         let Some((machine, task, stack)) = running_task() else {
-            return Ok(Caller::Thread(ThreadWaiter::here()));
+            return Ok(Caller::Thread(ThreadWaiter::here(), wait));
         };
         // SAFETY: it runs on this very stack, so it is alive.
         let kind = unsafe { task.as_ref() }.kind();
@@ -152,14 +172,16 @@ impl Caller {
             return Err(raise(py, PyRuntimeError::new_err(message)));
         }
         if must_block_thread(py)? {
-            return Ok(Caller::Thread(ThreadWaiter::here()));
+            return Ok(Caller::Thread(ThreadWaiter::here(), wait));
         }
         // SAFETY: it runs on this very stack, so it is alive.
         debug::look_at_locks(py, unsafe { task.as_ref() }, call)?;
         // SAFETY: on the stack's thread.
+        unsafe { fiber::state(stack.as_ref()) }.wait = wait;
+        // SAFETY: as above.
         let holds = unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.scheduler.fibers());
         if !holds {
-            return Ok(Caller::Thread(ThreadWaiter::here()));
+            return Ok(Caller::Thread(ThreadWaiter::here(), wait));
         }
         // SAFETY: alive, as above.
         unsafe { task.as_ref() }.core().set_stack(stack.as_ptr());
@@ -170,6 +192,18 @@ impl Caller {
         })
     }
 
+    /// Says what it waits for: an argument of the call.
+    pub fn on(mut self, subject: *mut ffi::PyObject) -> Self {
+        match &mut self {
+            // SAFETY: on the stack's thread.
+            Caller::Task { stack, .. } => {
+                unsafe { fiber::state(stack.as_ref()) }.wait.subject = subject;
+            }
+            Caller::Thread(_, wait) => wait.subject = subject,
+        }
+        self
+    }
+
     /// The waiter that the core's `begin` arms.
     pub fn waiter_ref(&self) -> WaiterRef {
         match self {
@@ -177,7 +211,7 @@ impl Caller {
             Caller::Task { task, .. } => unsafe {
                 WaiterRef::retain(NonNull::from(task.as_ref().core().waiter()))
             },
-            Caller::Thread(thread) => thread.waiter_ref(),
+            Caller::Thread(thread, _) => thread.waiter_ref(),
         }
     }
 
@@ -185,7 +219,7 @@ impl Caller {
         match self {
             // SAFETY: alive during its own call.
             Caller::Task { task, .. } => unsafe { task.as_ref() }.core().waiter(),
-            Caller::Thread(thread) => &thread.waiter,
+            Caller::Thread(thread, _) => &thread.waiter,
         }
     }
 
@@ -193,7 +227,7 @@ impl Caller {
         match self {
             // SAFETY: alive during its own call.
             Caller::Task { task, .. } => unsafe { task.as_ref() }.interrupts(),
-            Caller::Thread(thread) => &thread.interrupts,
+            Caller::Thread(thread, _) => &thread.interrupts,
         }
     }
 
@@ -203,7 +237,7 @@ impl Caller {
         let asked = match self {
             // SAFETY: alive during its own call.
             Caller::Task { task, .. } => unsafe { task.as_ref() }.core().cancel_pending(),
-            Caller::Thread(_) => false,
+            Caller::Thread(..) => false,
         };
         asked || self.interrupts().pending()
     }
@@ -231,7 +265,7 @@ impl Caller {
                 unsafe { park(machine, task, stack, epoch) }
             }
             // SAFETY: attached; the frames are the caller's promise.
-            Caller::Thread(thread) => unsafe { block(thread, epoch, deadline) },
+            Caller::Thread(thread, wait) => unsafe { block(thread, wait, epoch, deadline) },
         }
     }
 
@@ -251,7 +285,7 @@ impl Caller {
                 let resumed = unsafe { machine.yield_now() };
                 if resumed { Ok(()) } else { Err(Raised) }
             }
-            Caller::Thread(_) => {
+            Caller::Thread(..) => {
                 // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
                 unsafe {
                     let state = ffi::PyEval_SaveThread();
@@ -283,7 +317,7 @@ impl Caller {
         let core = match self {
             // SAFETY: alive during its own call.
             Caller::Task { task, .. } => Some(unsafe { task.as_ref() }.core()),
-            Caller::Thread(_) => None,
+            Caller::Thread(..) => None,
         };
         raise_interrupt(py, core, self.interrupts())
     }
@@ -349,10 +383,14 @@ unsafe fn park(
 /// Attached; nothing with a destructor is alive in the frames up to the raw entry.
 unsafe fn block(
     thread: &'static ThreadWaiter,
+    wait: Wait,
     epoch: Epoch,
     deadline: Option<Instant>,
 ) -> Result<Outcome, Raised> {
     let is_main = is_main_thread();
+    let may_be_for_ever = deadline.is_none();
+    let counts = may_be_for_ever && !is_main && Machine::current().is_none();
+    let mut watch = deadlock::Watch::default();
     loop {
         if let Some(outcome) = thread.waiter.outcome(epoch) {
             return Ok(outcome);
@@ -371,7 +409,13 @@ unsafe fn block(
         // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
         unsafe {
             let state = ffi::PyEval_SaveThread();
+            if counts {
+                deadlock::thread_waits();
+            }
             thread.parker.park(until);
+            if counts {
+                deadlock::thread_goes_on();
+            }
             unwind::PyEval_RestoreThread(state);
         }
         // SAFETY: attached.
@@ -380,6 +424,18 @@ unsafe fn block(
                 return Err(Raised);
             }
             raise_later();
+        }
+        // SAFETY: attached; the frames are the caller's promise.
+        if is_main
+            && may_be_for_ever
+            && thread.waiter.outcome(epoch).is_none()
+            && unsafe { watch.finds_deadlock(wait) }
+        {
+            if thread.waiter.disarm(epoch, Outcome::Interrupted) {
+                return Err(Raised);
+            }
+            // SAFETY: attached. It has ended after all.
+            unsafe { ffi::PyErr_Clear() };
         }
     }
 }

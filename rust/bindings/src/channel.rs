@@ -352,7 +352,7 @@ unsafe extern "C-unwind" fn send(
                 Err(TrySendError::Full(back)) => drop(back), // the argument is still there
             }
         }
-        match send_slowly(py, core, value, timeout) {
+        match send_slowly(py, this, value, timeout) {
             Ok(()) => none(),
             Err(Raised) => ptr::null_mut(),
         }
@@ -360,14 +360,16 @@ unsafe extern "C-unwind" fn send(
 }
 
 /// # Safety
-/// In a raw entry, with nothing that has a destructor alive; `value` and `timeout` are arguments, or null.
+/// In a raw entry of the channel `this`, with nothing that has a destructor alive; `value` and `timeout` are arguments, or null.
 #[cold]
 unsafe fn send_slowly(
     py: Python<'_>,
-    core: &Channel<Object, Mode>,
+    this: *mut ffi::PyObject,
     value: *mut ffi::PyObject,
     timeout: *mut ffi::PyObject,
 ) -> Result<(), Raised> {
+    // SAFETY: a channel, alive during its own call.
+    let core = unsafe { ChannelObject::from_object(this) }.core();
     let patience = Patience::from_optional(py, timeout)?;
     if !timeout.is_null() {
         // SAFETY: an argument.
@@ -380,7 +382,7 @@ unsafe fn send_slowly(
     if patience == Patience::None {
         return Err(Failure::TimedOut.raise(py, "the channel stayed full"));
     }
-    let caller = Caller::here(py, "Channel.send()", "await channel.asend()")?;
+    let caller = Caller::here(py, "Channel.send()", "await channel.asend()")?.on(this);
     // SAFETY: an argument.
     let begun = core.begin_send(unsafe { Object::new(value) }, &caller.waiter_ref());
     let entry = match begun {
@@ -426,8 +428,7 @@ unsafe extern "C-unwind" fn recv(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        let core = ChannelObject::from_object(this).core();
-        match receive(py, core, timeout) {
+        match receive(py, this, timeout) {
             Ok(value) => value,
             Err(Raised) => ptr::null_mut(),
         }
@@ -437,13 +438,15 @@ unsafe extern "C-unwind" fn recv(
 /// A new reference to the next value.
 ///
 /// # Safety
-/// In a raw entry, with nothing that has a destructor alive; `timeout` is an argument, or null.
+/// In a raw entry of the channel `this`, with nothing that has a destructor alive; `timeout` is an argument, or null.
 #[inline]
 unsafe fn receive(
     py: Python<'_>,
-    core: &Channel<Object, Mode>,
+    this: *mut ffi::PyObject,
     timeout: *mut ffi::PyObject,
 ) -> Result<*mut ffi::PyObject, Raised> {
+    // SAFETY: a channel, alive during its own call.
+    let core = unsafe { ChannelObject::from_object(this) }.core();
     if timeout.is_null() {
         match core.try_recv() {
             Ok(value) => return Ok(value.into_ptr()),
@@ -452,7 +455,7 @@ unsafe fn receive(
         }
     }
     // SAFETY: as for this function.
-    unsafe { receive_slowly(py, core, timeout) }
+    unsafe { receive_slowly(py, this, timeout) }
 }
 
 /// # Safety
@@ -460,9 +463,11 @@ unsafe fn receive(
 #[cold]
 unsafe fn receive_slowly(
     py: Python<'_>,
-    core: &Channel<Object, Mode>,
+    this: *mut ffi::PyObject,
     timeout: *mut ffi::PyObject,
 ) -> Result<*mut ffi::PyObject, Raised> {
+    // SAFETY: a channel, alive during its own call.
+    let core = unsafe { ChannelObject::from_object(this) }.core();
     let patience = Patience::from_optional(py, timeout)?;
     if !timeout.is_null() {
         match core.try_recv() {
@@ -474,7 +479,7 @@ unsafe fn receive_slowly(
     if patience == Patience::None {
         return Err(Failure::TimedOut.raise(py, "the channel stayed empty"));
     }
-    let caller = Caller::here(py, "Channel.recv()", "await channel.arecv()")?;
+    let caller = Caller::here(py, "Channel.recv()", "await channel.arecv()")?.on(this);
     let entry = match core.begin_recv(&caller.waiter_ref()) {
         BeginRecv::Done(value) => {
             caller.done(py);
@@ -607,8 +612,7 @@ unsafe extern "C-unwind" fn next(
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
         let py = Python::assume_attached();
-        let core = ChannelObject::from_object(this).core();
-        if let Ok(value) = receive(py, core, ptr::null_mut()) {
+        if let Ok(value) = receive(py, this, ptr::null_mut()) {
             value
         } else {
             let class = crate::error::classes(py).channel_closed.as_ptr();

@@ -27,6 +27,7 @@ use pyo3::{
 };
 
 use crate::{
+    boundary::Wait,
     context::Base,
     error::raise,
     hot::Definition,
@@ -92,6 +93,8 @@ static LOOP_DEFINITION: Definition =
 pub struct StackState {
     /// The greenlet to resume: the loop's own, or one that the task made and parked in. Null with thread parking.
     greenlet: *mut ffi::PyObject,
+    /// What its task waits for, while it is parked.
+    pub wait: Wait,
     /// Deferred references of the parked frames (free-threaded builds; see `interpreter.c`).
     hold: DeferredHold,
     /// The context that tasks without one of their own run in.
@@ -102,6 +105,7 @@ impl Default for StackState {
     fn default() -> Self {
         Self {
             greenlet: ptr::null_mut(),
+            wait: Wait::default(),
             hold: DeferredHold::new(),
             base: Base::default(),
         }
@@ -109,6 +113,11 @@ impl Default for StackState {
 }
 
 impl StackState {
+    /// The greenlet in which its task is parked, borrowed; null with thread parking.
+    pub fn greenlet(&self) -> *mut ffi::PyObject {
+        self.greenlet
+    }
+
     /// Prepares the running task to leave its stack. `false`: it must not now.
     pub fn hold(&mut self, py: Python<'_>, fibers: bool) -> bool {
         !fibers || self.hold.hold(py).is_ok()
@@ -127,6 +136,7 @@ fn new_stack_of(machine: &'static Machine) -> NonNull<Stack> {
         .host
         .set(Box::into_raw(Box::<StackState>::default()).cast());
     let stack = NonNull::from(Box::leak(stack));
+    machine.add_stack(stack);
     machine.set_current_stack(stack);
     stack
 }
@@ -149,6 +159,7 @@ pub unsafe fn state(stack: &Stack) -> &mut StackState {
 unsafe fn free_stack(stack: NonNull<Stack>) {
     // SAFETY: made by `new_stack_of`, and unused, by the caller's promise.
     unsafe {
+        stack.as_ref().machine.remove_stack(stack);
         let mut state = Box::from_raw(stack.as_ref().host.get().cast::<StackState>());
         state.base.leave();
         ffi::Py_CLEAR(&raw mut state.greenlet);

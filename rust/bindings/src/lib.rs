@@ -8,6 +8,7 @@ mod caller;
 mod channel;
 mod context;
 mod convert;
+mod deadlock;
 mod debug;
 mod error;
 mod fiber;
@@ -42,6 +43,7 @@ mod _core {
     use crate::{
         caller::CallerObject,
         channel::ChannelObject,
+        deadlock::{_look_for_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
         memory::{Buffer, BufferPool, BufferStats},
         runtime::{

@@ -528,6 +528,7 @@ unsafe fn acquire_waiting(
     let Ok(caller) = Caller::here(py, "BufferPool.acquire()", "await pool.aacquire()") else {
         return std::ptr::null_mut();
     };
+    let caller = caller.on(this);
     let result = match begin_waiting(py, this, caller, request) {
         Ok(Wait::Over(buffer)) => buffer,
         Ok(Wait::On(entry)) => {

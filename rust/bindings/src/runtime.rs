@@ -26,7 +26,7 @@ use pyo3::{
 use crate::{
     boundary::{self, Caller},
     convert::{Patience, parse, seconds},
-    debug,
+    deadlock, debug,
     error::{Raised, raise},
     fiber,
     hot::Definition,
@@ -517,6 +517,15 @@ pub fn _frames_match(py: Python<'_>) -> bool {
     interpreter::frames_match(py)
 }
 
+/// Whether nothing runs and nothing will by itself: see `Scheduler::quiescence`.
+pub fn quiescence() -> Option<u64> {
+    running().map_or(Some(0), Scheduler::quiescence)
+}
+
+pub fn machines() -> Vec<&'static Machine> {
+    running().map_or(Vec::new(), Scheduler::machines)
+}
+
 // ---- the end of things ----
 
 /// Runs before `threading` joins its threads at exit.
@@ -535,6 +544,7 @@ pub fn _after_fork_in_child() {
     fork::entered_child();
     Machine::forget_current();
     boundary::forget_thread();
+    deadlock::forget_threads();
     // Ordering: Relaxed, the process has a single thread.
     DEFAULT.store(ptr::null_mut(), Ordering::Relaxed);
     OVER.store(false, Ordering::Relaxed);

@@ -89,6 +89,18 @@ pub fn load(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// The operation in `object`, if it is one.
+///
+/// # Safety
+/// `object` is alive, and nobody is in a step of it meanwhile.
+pub unsafe fn operation_of<'a>(object: *mut ffi::PyObject) -> Option<&'a Operation> {
+    // SAFETY: alive, and of our class.
+    unsafe {
+        (ffi::Py_TYPE(object) == CLASS.0.get())
+            .then(|| &(*object.cast::<OperationObject>()).operation)
+    }
+}
+
 /// Makes an object; null with an exception set if there is no memory.
 ///
 /// # Safety

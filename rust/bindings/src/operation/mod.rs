@@ -35,6 +35,7 @@ use crate::{
     convert::Patience,
     debug,
     error::{Failure, Raised, raise},
+    interpreter,
     object::Object,
     task::{Kind, Take, TaskObject},
     unwind,
@@ -50,6 +51,18 @@ enum What {
     Join(Take),
     Sleep,
     Yield,
+}
+
+impl What {
+    /// The call that made it.
+    fn call(&self) -> &'static str {
+        match self {
+            What::Send(_) => "Channel.asend()",
+            What::Recv { .. } => "Channel.arecv()",
+            What::Join(_) => "the await of a task",
+            What::Sleep | What::Yield => "penstock.asleep()",
+        }
+    }
 }
 
 enum State {
@@ -234,6 +247,29 @@ pub unsafe fn refuse_foreign(
             PySendResult::PYGEN_ERROR
         }
     }
+}
+
+/// The task that is parked in `object`, the call, and what that waits for; `None` for any other object.
+pub fn wait_of(object: &Bound<'_, PyAny>) -> Option<(Py<PyAny>, &'static str, Option<Py<PyAny>>)> {
+    let py = object.py();
+    let look = || {
+        // SAFETY: alive, and nobody is in a step of it while the world is stopped.
+        let operation = unsafe { class::operation_of(object.as_ptr()) }?;
+        let State::Waiting(_) = operation.state else {
+            return None;
+        };
+        let subject = operation.subject;
+        // SAFETY: its task is parked in it, so both are alive.
+        unsafe {
+            let subject = (!subject.is_null()).then(|| Object::new(subject));
+            let task = Object::new((*operation.task).object());
+            Some((task, operation.what.call(), subject))
+        }
+    };
+    // SAFETY: it reads, and counts references.
+    let (task, call, subject) = unsafe { interpreter::with_stopped_world(py, look) }?;
+    let shown = |object: &Object| object.as_py().clone_ref(py);
+    Some((shown(&task), call, subject.as_ref().map(shown)))
 }
 
 // ---- steps ----

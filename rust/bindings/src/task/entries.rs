@@ -179,7 +179,7 @@ unsafe fn wait_done(
     if patience == Patience::None {
         return Ok(false);
     }
-    let caller = Caller::here(py, call, awaitable)?;
+    let caller = Caller::here(py, call, awaitable)?.on(task.object());
     let entry = match task.begin_join(&caller.waiter_ref()) {
         BeginJoin::Done => {
             caller.done(py);

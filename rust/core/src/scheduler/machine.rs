@@ -60,6 +60,8 @@ struct Own {
     /// Stacks whose task can go on.
     ready: StackQueue,
     loops: Loops,
+    /// Every stack there is, each in its place.
+    stacks: Vec<NonNull<Stack>>,
     turn: u32,
     stacks_in_a_row: u32,
     next_in_a_row: u32,
@@ -287,6 +289,35 @@ impl Machine {
     pub fn current_stack(&self) -> Option<&Stack> {
         // SAFETY: null, or the stack of the loop that runs, which outlives what it runs.
         unsafe { self.current.get().as_ref() }
+    }
+
+    /// The host has made `stack`. The machine's thread only.
+    pub fn add_stack(&self, stack: NonNull<Stack>) {
+        let stacks = &mut self.own().stacks;
+        // SAFETY: just made, so it is alive.
+        unsafe { stack.as_ref() }.place.set(stacks.len());
+        stacks.push(stack);
+    }
+
+    /// The host is about to free `stack`. The machine's thread only.
+    pub fn remove_stack(&self, stack: NonNull<Stack>) {
+        let stacks = &mut self.own().stacks;
+        // SAFETY: alive until the host frees it, as is every stack in the list.
+        unsafe {
+            let place = stack.as_ref().place.get();
+            stacks.swap_remove(place);
+            if let Some(moved) = stacks.get(place) {
+                moved.as_ref().place.set(place);
+            }
+        }
+    }
+
+    /// All stacks of the machine.
+    ///
+    /// # Safety
+    /// Its thread cannot run meanwhile, or is the calling one.
+    pub unsafe fn stacks(&self) -> &[NonNull<Stack>] {
+        &self.own().stacks
     }
 
     /// The host has made `stack` and is about to run [`work`](Self::work) on it.

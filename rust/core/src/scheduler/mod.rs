@@ -22,6 +22,7 @@ mod machine;
 mod model;
 mod monitor;
 pub mod queue;
+mod quiescence;
 mod stack;
 mod stall;
 mod stats;

@@ -18,6 +18,8 @@ pub struct Stack {
     pub machine: &'static Machine,
     /// The next stack in an inbox or a list of the machine: whoever put it there owns the link.
     next: UnsafeCell<*mut Stack>,
+    /// Where it is in its machine's list of all. Its machine's thread only.
+    pub(super) place: Cell<usize>,
     /// The task that runs or is parked on it, or null in the loop itself. Its machine's thread only.
     pub task: Cell<*const Task>,
     /// What the host keeps for it (a greenlet). Its machine's thread only.
@@ -29,6 +31,7 @@ impl Stack {
         Box::new(Self {
             machine,
             next: UnsafeCell::new(ptr::null_mut()),
+            place: Cell::new(0),
             task: Cell::new(ptr::null()),
             host: Cell::new(ptr::null_mut()),
         })

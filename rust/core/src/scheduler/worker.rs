@@ -52,6 +52,11 @@ impl Worker {
         self.turn.store(turn.wrapping_add(1), Ordering::Relaxed);
     }
 
+    /// Nobody runs it, and it has nothing to run, now or later.
+    pub fn rests(&self) -> bool {
+        self.is_idle() && self.queue.is_empty() && !self.timers.is_armed()
+    }
+
     pub fn turn(&self) -> u64 {
         // Ordering: Relaxed, as above.
         self.turn.load(Ordering::Relaxed)

@@ -108,6 +108,14 @@ impl Timers {
         }
     }
 
+    /// Whether a timer here may still end a wait.
+    pub fn is_armed(&self) -> bool {
+        let heap = self.heap.lock();
+        heap.timers
+            .iter()
+            .any(|Reverse(timer)| timer.waiter.armed() == Some(timer.epoch))
+    }
+
     /// Ends every wait whose deadline has passed, and says how many it ended.
     pub fn fire(&self, now: Instant) -> usize {
         let mut fired = 0;

@@ -1,0 +1,88 @@
+"""Whether the main thread waits for what can never come, and who else does.
+
+Called from there, when no scheduler has had anything to do for a second. What could still wake somebody from
+outside: a thread of the program that does something else than wait here without a timeout, or a signal handler.
+A deadline, a running event loop and a blocking call keep a scheduler or a thread busy, so they need no look.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from typing import Any
+
+from penstock import _core
+from penstock._core import Task
+from penstock._threads import RuntimeThread
+from penstock.exceptions import Deadlock
+
+
+def start() -> None:
+    """Look from now on, unless ``PENSTOCK_DEADLOCK=off``. Called once, at import."""
+    wanted = os.environ.get("PENSTOCK_DEADLOCK", "on")
+    if wanted not in ("on", "off"):
+        raise ValueError(f'PENSTOCK_DEADLOCK must be "on" or "off", not {wanted!r}')
+    if wanted == "on":
+        _core._look_for_deadlocks(find)
+
+
+def find(call: str, subject: object, waiting_threads: int) -> Deadlock | None:
+    """The error to raise in the main thread, which waits in `call` on `subject`; None if something may come."""
+    if _something_outside(waiting_threads):
+        return None
+    gc.collect()  # may close a channel, whose receivers then go on
+    if _something_outside(waiting_threads):
+        return None
+    tasks: list[Task[Any]] = []
+    lines = [f"every task is parked and nothing can wake one: the main thread waits in {_shown(call, subject)}"]
+    for task, wait, frame in _parked():
+        place = "" if frame is None else f", at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        tasks.append(task)
+        lines.append(f"{task.name} waits in {wait}{place}")
+    return Deadlock("\n  ".join(lines), tasks)
+
+
+def _something_outside(waiting_threads: int) -> bool:
+    main = threading.main_thread().ident
+    ours = {thread.ident for thread in threading.enumerate() if isinstance(thread, RuntimeThread)}
+    others = [ident for ident in sys._current_frames() if ident != main and ident not in ours]
+    return len(others) != waiting_threads or any(_may_act(number) for number in signal.valid_signals())
+
+
+def _may_act(number: int) -> bool:
+    handler = signal.getsignal(number)
+    return callable(handler) and handler is not signal.default_int_handler and not isinstance(handler, signal.Handlers)
+
+
+def _shown(call: str, subject: object) -> str:
+    return call if subject is None else f"{call} on {subject!r}"
+
+
+def _parked() -> Iterator[tuple[Task[Any], str, FrameType | None]]:
+    """Each parked task, what it waits for, and where."""
+    frames = sys._current_frames()
+    idents = {thread.native_id: thread.ident for thread in threading.enumerate()}
+    for task, call, subject, greenlet, thread in _core._parked_tasks():
+        frame = greenlet.gr_frame if greenlet is not None else frames.get(idents.get(thread) or 0)
+        yield task, _shown(call, subject), frame
+    # A coroutine task is parked in an operation that the innermost of its coroutines awaits. Those that `gc.freeze`
+    # has taken out of sight are not named.
+    for awaiting in gc.get_objects():
+        match awaiting:
+            case CoroutineType():
+                operation, at = awaiting.cr_await, awaiting.cr_frame
+            case AsyncGeneratorType():
+                operation, at = awaiting.ag_await, awaiting.ag_frame
+            case GeneratorType():
+                operation, at = awaiting.gi_yieldfrom, awaiting.gi_frame
+            case _:
+                continue
+        found = _core._wait_of(operation)
+        if found is not None:
+            task, call, subject = found
+            yield task, _shown(call, subject), at

@@ -1,0 +1,212 @@
+"""`Deadlock`: raised when nothing can wake the main thread, and only then. Each case is a program of its own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+
+from penstock import Deadlock, PenstockError
+
+
+def run(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "import penstock\n" + dedent(program)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def output(program: str, **variables: str) -> str:
+    finished = run(program, **variables)
+    assert finished.returncode == 0, finished.stderr
+    assert not finished.stderr
+    return finished.stdout
+
+
+
+
+@pytest.mark.parametrize("parking", ["fiber", "thread"])
+def test_it_names_every_parked_task_what_it_waits_for_and_where(parking: str) -> None:
+    said = output(f"""
+penstock.configure(parking={parking!r})
+numbers = penstock.Channel(name="numbers")
+def receiver():
+    return numbers.recv()
+def joiner(task):
+    return task.result()
+async def coroutine():
+    async for number in numbers:
+        pass
+first = penstock.go(receiver)
+tasks = [first, penstock.go(joiner, first), penstock.go(coroutine)]
+try:
+    tasks[1].result()
+except penstock.Deadlock as error:
+    print(error)
+    print(sorted(task.id for task in error.tasks) == sorted(task.id for task in tasks))
+print([task.done() for task in tasks])
+""")
+    lines = said.splitlines()
+    assert lines[0].startswith(
+        "every task is parked and nothing can wake one: the main thread waits in Task.result() on <penstock.Task"
+    )
+    assert "waits in Channel.recv() on <penstock.Channel 'numbers'" in said
+    assert ", at <string>:6 in receiver" in said
+    assert "waits in Task.result() on <penstock.Task Task-" in said
+    assert ", at <string>:8 in joiner" in said
+    assert "waits in Channel.arecv() on <penstock.Channel 'numbers'" in said
+    assert ", at <string>:10 in coroutine" in said
+    assert lines[-2:] == ["True", "[False, False, False]"]
+
+
+def test_a_main_thread_that_waits_alone_is_one_too() -> None:
+    said = output("""
+        try:
+            penstock.Channel().recv()
+        except penstock.Deadlock as error:
+            print(error.tasks, isinstance(error, RuntimeError))
+    """)
+    assert said == "[] True\n"
+
+
+def test_threads_that_wait_in_penstock_for_ever_wake_nobody() -> None:
+    said = output("""
+        import threading
+        channel = penstock.Channel()
+        threads = [threading.Thread(target=channel.send, args=(n,), daemon=True) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            penstock.Channel().recv()
+        except penstock.Deadlock:
+            print(sorted(channel.recv() for _ in range(3)))
+    """)
+    assert said == "[0, 1, 2]\n"
+
+
+def test_a_collection_that_wakes_somebody_comes_first() -> None:
+    said = output("""
+        import gc
+        gc.disable()
+        class Closes:
+            def __init__(self, channel):
+                self.channel, self.myself = channel, self
+            def __del__(self):
+                self.channel.close()
+        channel = penstock.Channel()
+        Closes(channel)
+        print(list(channel))
+    """)
+    assert said == "[]\n"
+
+
+def test_a_group_cancels_its_children_and_leaves_with_it() -> None:
+    said = output("""
+        channel = penstock.Channel()
+        ended = []
+        def child():
+            try:
+                channel.recv()
+            finally:
+                ended.append(1)
+        for wait in (lambda: None, channel.recv):
+            try:
+                with penstock.Group() as group:
+                    tasks = [group.go(child) for _ in range(3)]
+                    wait()
+            except penstock.Deadlock as error:
+                print(len(error.tasks), [task.cancelled() for task in tasks], len(ended))
+    """)
+    assert said == "3 [True, True, True] 3\n3 [True, True, True] 6\n"
+
+
+OUTSIDE = {
+    "a deadline": "penstock.go(lambda: (penstock.sleep(1.6), channel.send(1)))",
+    "a timeout": """
+def waits_a_while():
+    try:
+        penstock.Channel().recv(timeout=1.6)
+    except TimeoutError:
+        channel.send(1)
+penstock.go(waits_a_while)""",
+    "a thread": "threading.Thread(target=lambda: (time.sleep(1.6), channel.send(1))).start()",
+    "a thread that waits with a timeout": """
+def waits_a_while():
+    penstock.sleep(1.6)
+    channel.send(1)
+threading.Thread(target=waits_a_while).start()""",
+    "a task that blocks its thread": "penstock.go(lambda: (time.sleep(1.6), channel.send(1)))",
+    "a signal handler": """
+signal.signal(signal.SIGALRM, lambda *_: channel.send_nowait(1) if len(channel) == 0 else None)
+channel = penstock.Channel(1)
+signal.setitimer(signal.ITIMER_REAL, 1.6)""",
+    "an event loop": """
+async def loop():
+    await asyncio.sleep(1.6)
+    channel.send_nowait(1)
+channel = penstock.Channel(1)
+threading.Thread(target=asyncio.run, args=(loop(),)).start()""",
+}
+
+
+@pytest.mark.parametrize("source", OUTSIDE)
+def test_it_is_not_raised_while_something_outside_may_come(source: str) -> None:
+    program = "import asyncio, signal, threading, time\nchannel = penstock.Channel()\n" + OUTSIDE[source]
+    assert output(program + "\nprint(channel.recv())") == "1\n"
+
+
+def test_it_can_be_switched_off() -> None:
+    program = """
+        import _thread, ctypes, time
+        channel = penstock.Channel(1)
+        library = ctypes.CDLL(None)
+        # Nobody but a clock of the kernel's wakes this one: SIGALRM by its default action ends the process.
+        library.alarm(2)
+        channel.recv()
+    """
+    assert run(program).returncode == 1  # the deadlock came first
+    assert run(program, PENSTOCK_DEADLOCK="off").returncode == -14
+    bad = run("", PENSTOCK_DEADLOCK="no")
+    assert "ValueError: PENSTOCK_DEADLOCK must be \"on\" or \"off\", not 'no'" in bad.stderr
+
+
+def test_a_wait_with_a_timeout_just_times_out() -> None:
+    said = output("""
+        try:
+            penstock.Channel().recv(timeout=1.5)
+        except TimeoutError:
+            print("timed out")
+    """)
+    assert said == "timed out\n"
+
+
+def test_the_command_line_shows_it(tmp_path: object) -> None:
+    file = os.path.join(str(tmp_path), "program.py")
+    with open(file, "w", encoding="utf-8") as program:
+        program.write("import penstock\ndef main():\n    penstock.Channel().recv()\n")
+    finished = subprocess.run(
+        [sys.executable, "-m", "penstock", "run", file],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "Deadlock: every task is parked" in finished.stderr
+    assert "program.py:3 in main" in finished.stderr
+
+
+def test_it_is_an_error_of_both_trees_and_pickles_without_the_tasks() -> None:
+    error = Deadlock("nothing moves", [])
+    assert isinstance(error, PenstockError)
+    assert isinstance(error, RuntimeError)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.args, copy.tasks) == (("nothing moves",), [])
