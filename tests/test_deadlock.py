@@ -31,8 +31,6 @@ def output(program: str, **variables: str) -> str:
     return finished.stdout
 
 
-
-
 @pytest.mark.parametrize("parking", ["fiber", "thread"])
 def test_it_names_every_parked_task_what_it_waits_for_and_where(parking: str) -> None:
     said = output(f"""
@@ -175,7 +173,7 @@ def test_it_can_be_switched_off() -> None:
     assert run(program).returncode == 1  # the deadlock came first
     assert run(program, PENSTOCK_DEADLOCK="off").returncode == -14
     bad = run("", PENSTOCK_DEADLOCK="no")
-    assert "ValueError: PENSTOCK_DEADLOCK must be \"on\" or \"off\", not 'no'" in bad.stderr
+    assert 'ValueError: PENSTOCK_DEADLOCK must be "on" or "off", not \'no\'' in bad.stderr
 
 
 def test_a_wait_with_a_timeout_just_times_out() -> None:

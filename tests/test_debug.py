@@ -162,7 +162,9 @@ def test_schedtrace_prints_a_line_each_interval_also_while_nothing_runs() -> Non
 def test_schedtrace_with_detail_has_a_line_for_each_worker_and_thread() -> None:
     lines = output(TRACED.format(count=3), PENSTOCK_DEBUG="schedtrace=20,detail").splitlines()
     assert LINE.fullmatch(lines[0])
-    assert re.fullmatch(r"  P0: (idle|running|blocked) machine=(\d+|none) turn=\d+ queue=\d+", lines[1]), lines
+    assert re.fullmatch(r"  P0: (idle|running|blocked) machine=(\d+|none) turn=\d+ queue=\d+", lines[1]), (
+        lines
+    )
     assert re.fullmatch(r"  (P1: .*|M0: \w+ parked=\d+)", lines[2]), lines
 
 

@@ -39,9 +39,15 @@ def find(call: str, subject: object, waiting_threads: int) -> Deadlock | None:
     if _something_outside(waiting_threads):
         return None
     tasks: list[Task[Any]] = []
-    lines = [f"every task is parked and nothing can wake one: the main thread waits in {_shown(call, subject)}"]
+    lines = [
+        f"every task is parked and nothing can wake one: the main thread waits in {_shown(call, subject)}"
+    ]
     for task, wait, frame in _parked():
-        place = "" if frame is None else f", at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        place = (
+            ""
+            if frame is None
+            else f", at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        )
         tasks.append(task)
         lines.append(f"{task.name} waits in {wait}{place}")
     return Deadlock("\n  ".join(lines), tasks)
@@ -56,7 +62,11 @@ def _something_outside(waiting_threads: int) -> bool:
 
 def _may_act(number: int) -> bool:
     handler = signal.getsignal(number)
-    return callable(handler) and handler is not signal.default_int_handler and not isinstance(handler, signal.Handlers)
+    return (
+        callable(handler)
+        and handler is not signal.default_int_handler
+        and not isinstance(handler, signal.Handlers)
+    )
 
 
 def _shown(call: str, subject: object) -> str:

@@ -17,6 +17,4 @@ def start(machine: int, number: int) -> None:
     A `threading.Thread`, so that tracing, debuggers and `faulthandler` see it; a daemon, because exit waits
     for no task.
     """
-    RuntimeThread(
-        target=_core._machine_main, args=(machine,), name=f"penstock-{number}", daemon=True
-    ).start()
+    RuntimeThread(target=_core._machine_main, args=(machine,), name=f"penstock-{number}", daemon=True).start()

@@ -195,8 +195,8 @@ impl Caller {
     /// Says what it waits for: an argument of the call.
     pub fn on(mut self, subject: *mut ffi::PyObject) -> Self {
         match &mut self {
-            // SAFETY: on the stack's thread.
             Caller::Task { stack, .. } => {
+                // SAFETY: on the stack's thread.
                 unsafe { fiber::state(stack.as_ref()) }.wait.subject = subject;
             }
             Caller::Thread(_, wait) => wait.subject = subject,
@@ -425,12 +425,9 @@ unsafe fn block(
             }
             raise_later();
         }
+        let looks = is_main && may_be_for_ever && thread.waiter.outcome(epoch).is_none();
         // SAFETY: attached; the frames are the caller's promise.
-        if is_main
-            && may_be_for_ever
-            && thread.waiter.outcome(epoch).is_none()
-            && unsafe { watch.finds_deadlock(wait) }
-        {
+        if looks && unsafe { watch.finds_deadlock(wait) } {
             if thread.waiter.disarm(epoch, Outcome::Interrupted) {
                 return Err(Raised);
             }

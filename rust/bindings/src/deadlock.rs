@@ -210,8 +210,6 @@ unsafe fn for_parked(
 
 /// The task that is parked in an operation of ours, the call, and what that waits for; `None` for any other object.
 #[pyfunction]
-pub fn _wait_of(
-    operation: &Bound<'_, PyAny>,
-) -> Option<(Py<PyAny>, &'static str, Option<Py<PyAny>>)> {
+pub fn _wait_of(operation: &Bound<'_, PyAny>) -> Option<operation::ParkedIn> {
     operation::wait_of(operation)
 }

@@ -249,8 +249,11 @@ pub unsafe fn refuse_foreign(
     }
 }
 
-/// The task that is parked in `object`, the call, and what that waits for; `None` for any other object.
-pub fn wait_of(object: &Bound<'_, PyAny>) -> Option<(Py<PyAny>, &'static str, Option<Py<PyAny>>)> {
+/// A task that is parked in an operation, the call that made it, and what that waits for.
+pub type ParkedIn = (Py<PyAny>, &'static str, Option<Py<PyAny>>);
+
+/// Who is parked in `object`; `None` where it is no operation of ours, or nobody is.
+pub fn wait_of(object: &Bound<'_, PyAny>) -> Option<ParkedIn> {
     let py = object.py();
     let look = || {
         // SAFETY: alive, and nobody is in a step of it while the world is stopped.
