@@ -6,10 +6,10 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
-
 from penstock import Deadlock, PenstockError
 
 
@@ -186,10 +186,9 @@ def test_a_wait_with_a_timeout_just_times_out() -> None:
     assert said == "timed out\n"
 
 
-def test_the_command_line_shows_it(tmp_path: object) -> None:
-    file = os.path.join(str(tmp_path), "program.py")
-    with open(file, "w", encoding="utf-8") as program:
-        program.write("import penstock\ndef main():\n    penstock.Channel().recv()\n")
+def test_the_command_line_shows_it(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text("import penstock\ndef main():\n    penstock.Channel().recv()\n")
     finished = subprocess.run(
         [sys.executable, "-m", "penstock", "run", file],
         capture_output=True,

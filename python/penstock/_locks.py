@@ -118,8 +118,8 @@ class WatchedRLock(WatchedLock):
 
 def watch() -> None:
     """From now on `threading` makes watched locks, and parking tasks are looked at. Called once, at import."""
-    threading.Lock = WatchedLock  # type: ignore[assignment, misc]
-    threading.RLock = WatchedRLock  # type: ignore[assignment, misc]
+    threading.Lock = WatchedLock  # type: ignore[assignment]
+    threading.RLock = WatchedRLock  # type: ignore[assignment]
     _core._watch_locks(refuse)
 
 
