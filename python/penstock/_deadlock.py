@@ -1,8 +1,9 @@
 """Whether the main thread waits for what can never come, and who else does.
 
-Called from there, when no scheduler has had anything to do for a second. What could still wake somebody from
-outside: a thread of the program that does something else than wait here without a timeout, or a signal handler.
-A deadline, a running event loop and a blocking call keep a scheduler or a thread busy, so they need no look.
+Called from there, when no scheduler has had anything to do for a second. What could still wake somebody
+from outside: a thread of the program that does something else than wait here without a timeout, or a signal
+handler. A deadline, a running event loop and a blocking call keep a scheduler or a thread busy, so they need
+no look.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def start() -> None:
 
 
 def find(call: str, subject: object, waiting_threads: int) -> Deadlock | None:
-    """The error to raise in the main thread, which waits in `call` on `subject`; None if something may come."""
+    """The error for the main thread, which waits in `call` on `subject`; None if something may come."""
     if _something_outside(waiting_threads):
         return None
     gc.collect()  # may close a channel, whose receivers then go on
@@ -80,8 +81,8 @@ def _parked() -> Iterator[tuple[Task[Any], str, FrameType | None]]:
     for task, call, subject, greenlet, thread in _core._parked_tasks():
         frame = greenlet.gr_frame if greenlet is not None else frames.get(idents.get(thread) or 0)
         yield task, _shown(call, subject), frame
-    # A coroutine task is parked in an operation that the innermost of its coroutines awaits. Those that `gc.freeze`
-    # has taken out of sight are not named.
+    # A coroutine task is parked in an operation that the innermost of its coroutines awaits. Those that
+    # `gc.freeze` has taken out of sight are not named.
     for awaiting in gc.get_objects():
         match awaiting:
             case CoroutineType():

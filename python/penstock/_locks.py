@@ -1,9 +1,9 @@
 """``PENSTOCK_DEBUG=locks``: finds tasks that park while they hold a lock of `threading`.
 
-Such a lock belongs to the thread, or to nobody. Another task of the same worker that wants it blocks the very
-thread on which its holder would go on: nothing says so, the program just stops. Here the classes of `threading`
-are replaced by ones that note who holds what, and a task that is about to park with a lock in hand gets a
-``RuntimeError`` at that spot. Locks that were made before the import of penstock are not seen.
+Such a lock belongs to the thread, or to nobody. Another task of the same worker that wants it blocks the
+very thread on which its holder would go on: nothing says so, the program just stops. Here the classes of
+`threading` are replaced by ones that note who holds what, and a task that is about to park with a lock in hand
+gets a ``RuntimeError`` at that spot. Locks that were made before the import of penstock are not seen.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class WatchedRLock(WatchedLock):
 
 
 def watch() -> None:
-    """From now on `threading` makes watched locks, and parking tasks are looked at. Called once, at import."""
+    """From now on `threading` makes watched locks, and a task that parks is looked at. Called at import."""
     threading.Lock = WatchedLock  # type: ignore[assignment]
     threading.RLock = WatchedRLock  # type: ignore[assignment]
     _core._watch_locks(refuse)

@@ -34,9 +34,9 @@ class Empty(PenstockError, queue.Empty):
 class Deadlock(PenstockError, RuntimeError):
     """Every task is parked and nothing outside could wake one; also a ``RuntimeError``.
 
-    Raised in the main thread, by any of its waits without a timeout, once nothing has happened for a second. The
-    message names each parked task, what it waits for and where; `tasks` is the list of them. Switched off by
-    ``PENSTOCK_DEADLOCK=off``, for programs whose tasks are woken by threads that Python does not know.
+    Raised in the main thread, by any of its waits without a timeout, once nothing has happened for a second.
+    The message names each parked task, what it waits for and where; `tasks` is the list of them. Switched off
+    by ``PENSTOCK_DEADLOCK=off``, for programs whose tasks are woken by threads that Python does not know.
     """
 
     def __init__(self, message: str = "", tasks: list[Task[Any]] | None = None) -> None:
