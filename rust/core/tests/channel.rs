@@ -50,7 +50,7 @@ fn finish_send<M: Mode>(
     entry: Arc<Entry<u32>>,
 ) -> Result<(), SendError<u32>> {
     // SAFETY: the tests finish each entry once, on its channel, after its wait is over.
-    unsafe { channel.finish_send(entry) }
+    unsafe { channel.finish_send(&entry) }
 }
 
 fn finish_recv<M: Mode>(
@@ -58,7 +58,7 @@ fn finish_recv<M: Mode>(
     entry: Arc<Entry<u32>>,
 ) -> Result<u32, RecvError> {
     // SAFETY: the tests finish each entry once, on its channel, after its wait is over.
-    unsafe { channel.finish_recv(entry) }
+    unsafe { channel.finish_recv(&entry) }
 }
 
 fn end<T>(entry: &Entry<T>, outcome: Outcome) {
@@ -440,7 +440,7 @@ fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
                             BeginSend::Waiting(entry) => {
                                 sleep_or_give_up(&entry, &mut chance);
                                 // SAFETY: from this channel, once, and the wait is over.
-                                match unsafe { channel.finish_send(entry) } {
+                                match unsafe { channel.finish_send(&entry) } {
                                     Ok(()) => break,
                                     Err(
                                         SendError::TimedOut(back) | SendError::Interrupted(back),
@@ -475,7 +475,7 @@ fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
                             BeginRecv::Waiting(entry) => {
                                 sleep_or_give_up(&entry, &mut chance);
                                 // SAFETY: from this channel, once, and the wait is over.
-                                match unsafe { channel.finish_recv(entry) } {
+                                match unsafe { channel.finish_recv(&entry) } {
                                     Ok(message) => got.push(message),
                                     Err(RecvError::Closed) => return got,
                                     Err(RecvError::TimedOut | RecvError::Interrupted) => {}

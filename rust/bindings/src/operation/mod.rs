@@ -8,8 +8,11 @@
 
 mod class;
 
+pub use class::clear_stop;
+
 use std::{
-    ptr,
+    mem::MaybeUninit,
+    ptr::{self, NonNull},
     sync::{
         Arc,
         atomic::{AtomicPtr, Ordering},
@@ -20,7 +23,7 @@ use std::{
 use penstock_core::{
     channel::{BeginRecv, BeginSend, RecvError, SendError, TryRecvError, TrySendError},
     task::BeginJoin,
-    wait::{Entry, Epoch, Outcome},
+    wait::{Entry, Epoch, InPlace, Outcome},
 };
 use pyo3::{
     exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError},
@@ -75,10 +78,14 @@ enum Begun {
 }
 
 enum LeftEntry {
-    Value(Arc<Entry<Object>>),
+    /// In the operation's own object.
+    Value,
     Join(Arc<Entry<()>>),
     None,
 }
+
+/// Where the object around an operation has room for the entry of a send or a receive.
+type Room = NonNull<MaybeUninit<Entry<Object>>>;
 
 /// The Rust part of the object.
 struct Operation {
@@ -89,6 +96,9 @@ struct Operation {
     state: State,
     /// The task that awaits, borrowed: it is alive while it does.
     task: *const TaskObject,
+    /// Beside this struct in the object, not in it: a peer may be at the entry while the owner's step has this
+    /// borrowed. There is an entry in it while the operation waits with [`LeftEntry::Value`].
+    room: Room,
 }
 
 /// Says "parked" to the task.
@@ -126,12 +136,13 @@ unsafe fn new(what: What, subject: *mut ffi::PyObject, patience: Patience) -> *m
     // SAFETY: attached, by the caller's promise.
     unsafe {
         ffi::Py_XINCREF(subject);
-        class::new(Operation {
+        class::new(|room| Operation {
             what,
             subject,
             patience,
             state: State::New,
             task: ptr::null(),
+            room,
         })
     }
 }
@@ -284,17 +295,18 @@ impl Operation {
     /// # Safety
     /// As for [`step`](Self::step).
     unsafe fn start(&mut self, py: Python<'_>) -> Result<Step, Raised> {
-        if let Some(value) = self.try_now(py)? {
-            return Ok(Step::Return(value));
-        }
-        if self.patience == Patience::None && !matches!(self.what, What::Yield) {
-            return Err(self.timed_out(py));
-        }
-        let coroutine_task = running_task().filter(|(_, task, _)| {
+        let running = running_task().filter(|(_, task, _)| {
             // SAFETY: it runs on this stack, so it is alive.
             unsafe { task.as_ref() }.kind() == Kind::Coroutine
         });
-        let Some((machine, task, _)) = coroutine_task else {
+        let may_wait = self.patience != Patience::None || matches!(self.what, What::Yield);
+        let (Some((machine, task, _)), true) = (running, may_wait) else {
+            if let Some(value) = self.try_now(py)? {
+                return Ok(Step::Return(value));
+            }
+            if !may_wait {
+                return Err(self.timed_out(py));
+            }
             // SAFETY: as for this function.
             return unsafe { self.start_foreign(py) };
         };
@@ -307,6 +319,11 @@ impl Operation {
             }
             self.state = State::Yielded;
             return Ok(marker(&YIELDED));
+        }
+        if !task.core().waiter().is_settled() {
+            let message = "the task has begun another operation that it has not awaited to its end: await that, or \
+                           drop it, first";
+            return Err(raise(py, PyRuntimeError::new_err(message)));
         }
         let wait = match self.begin(py, task)? {
             Begun::Done(value) => return Ok(Step::Return(value)),
@@ -334,6 +351,15 @@ impl Operation {
     fn channel<'a>(&self) -> &'a ChannelObject {
         // SAFETY: a send or a receive has a channel, which it keeps alive.
         unsafe { ChannelObject::from_object(self.subject) }
+    }
+
+    /// The entry of a send or a receive that waits, as above.
+    ///
+    /// # Safety
+    /// [`begin`](Self::begin) left one, and it was not finished.
+    unsafe fn entry<'a>(&self) -> &'a Entry<Object> {
+        // SAFETY: there is one, by the caller's promise.
+        unsafe { self.room.cast().as_ref() }
     }
 
     /// The task of a join, as above.
@@ -384,11 +410,14 @@ impl Operation {
         }
     }
 
-    /// Tries again, and arms the task's waiter if it has to wait.
+    /// Does it, or arms the task's waiter if it has to wait.
+    #[inline]
     fn begin(&mut self, py: Python<'_>, task: &TaskObject) -> Result<Begun, Raised> {
-        let waiter = task.waiter_ref();
         let waiting = |epoch, entry| Ok(Begun::Waiting(Wait { epoch, entry }));
         let none = || Ok(Begun::Done(py.None().into_ptr()));
+        // SAFETY: the task outlives this (see `TaskObject::finish`), the object stays where it is until the wait was finished
+        // or abandoned, and nobody touches the room before that.
+        let place = unsafe { InPlace::new(NonNull::from(task.core().waiter()), self.room) };
         let subject = self.subject;
         match &mut self.what {
             What::Send(value) => {
@@ -397,28 +426,26 @@ impl Operation {
                 };
                 // SAFETY: a send has a channel, which it keeps alive.
                 let channel = unsafe { ChannelObject::from_object(subject) };
-                match channel.core().begin_send(sent, &waiter) {
+                match channel.core().begin_send(sent, place) {
                     BeginSend::Done => none(),
                     BeginSend::Closed(_) => Err(self.closed(py)),
-                    BeginSend::Waiting(entry) => waiting(entry.epoch, LeftEntry::Value(entry)),
+                    BeginSend::Waiting(epoch) => waiting(epoch, LeftEntry::Value),
                 }
             }
-            What::Recv { .. } => match self.channel().core().begin_recv(&waiter) {
+            What::Recv { .. } => match self.channel().core().begin_recv(place) {
                 BeginRecv::Done(value) => Ok(Begun::Done(value.into_ptr())),
                 BeginRecv::Closed => Err(self.closed(py)),
-                BeginRecv::Waiting(entry) => waiting(entry.epoch, LeftEntry::Value(entry)),
+                BeginRecv::Waiting(epoch) => waiting(epoch, LeftEntry::Value),
             },
-            What::Join(take) => {
-                // SAFETY: a join has a task, which it keeps alive.
-                let joined = unsafe { TaskObject::from_object(subject) };
-                match joined.begin_join(&waiter) {
-                    BeginJoin::Done => {
-                        let value = joined.take(py, *take);
-                        if value.is_null() {
-                            return Err(Raised);
-                        }
-                        Ok(Begun::Done(value))
-                    }
+            What::Join(_) => {
+                if let Some(value) = self.try_now(py)? {
+                    return Ok(Begun::Done(value));
+                }
+                match self.joined().begin_join(&task.waiter_ref()) {
+                    BeginJoin::Done => match self.try_now(py)? {
+                        Some(value) => Ok(Begun::Done(value)),
+                        None => none(),
+                    },
                     BeginJoin::Waiting(entry) => waiting(entry.epoch, LeftEntry::Join(entry)),
                 }
             }
@@ -428,21 +455,31 @@ impl Operation {
 
     /// Ends a wait that had `outcome`.
     fn finish(&mut self, py: Python<'_>, wait: &Wait, outcome: Outcome) -> Result<Step, Raised> {
+        let finished = self.finish_unsettled(py, wait, outcome);
+        // SAFETY: the task is in its step, so it is alive.
+        unsafe { (*self.task).core().waiter().settle(wait.epoch) };
+        finished
+    }
+
+    fn finish_unsettled(
+        &mut self,
+        py: Python<'_>,
+        wait: &Wait,
+        outcome: Outcome,
+    ) -> Result<Step, Raised> {
         let none = || Ok(Step::Return(py.None().into_ptr()));
         match &wait.entry {
-            LeftEntry::Value(entry) if matches!(self.what, What::Recv { .. }) => {
+            LeftEntry::Value if matches!(self.what, What::Recv { .. }) => {
                 // SAFETY: the wait has ended.
-                match unsafe { self.channel().core().finish_recv(Arc::clone(entry)) } {
+                match unsafe { self.channel().core().finish_recv(self.entry()) } {
                     Ok(value) => Ok(Step::Return(value.into_ptr())),
                     Err(RecvError::Closed) => Err(self.closed(py)),
                     Err(RecvError::TimedOut) => Err(self.timed_out(py)),
                     Err(RecvError::Interrupted) => Err(self.interrupted(py)),
                 }
             }
-            LeftEntry::Value(entry) => match unsafe {
-                // SAFETY: the wait has ended.
-                self.channel().core().finish_send(Arc::clone(entry))
-            } {
+            // SAFETY: the wait has ended.
+            LeftEntry::Value => match unsafe { self.channel().core().finish_send(self.entry()) } {
                 Ok(()) => none(),
                 Err(SendError::Closed(_)) => Err(self.closed(py)),
                 Err(SendError::TimedOut(_)) => Err(self.timed_out(py)),
@@ -554,28 +591,32 @@ impl Operation {
         }
     }
 
-    /// The operation is dropped, or its coroutine is closed, while it waits.
+    /// The operation is dropped, or its coroutine is closed, before it is over.
+    #[cold]
     fn abandon(&mut self) {
         if let State::Waiting(wait) = std::mem::replace(&mut self.state, State::Over) {
-            // SAFETY: the task outlives its coroutine, which holds this.
+            // SAFETY: the task outlives this, see `TaskObject::finish`.
             let waiter = unsafe { (*self.task).core().waiter() };
-            if !waiter.disarm(wait.epoch, Outcome::Interrupted)
-                && waiter.outcome(wait.epoch).is_none()
-            {
-                return; // claimed this moment; the entry keeps itself
+            if !waiter.disarm(wait.epoch, Outcome::Interrupted) {
+                // Claimed: the claimer, who needs nothing of ours, ends the wait in a few instructions, if it has
+                // not yet. Until then the entry is not ours.
+                while waiter.outcome(wait.epoch).is_none() {
+                    std::hint::spin_loop();
+                }
             }
             match wait.entry {
-                LeftEntry::Value(entry) if matches!(self.what, What::Recv { .. }) => {
+                LeftEntry::Value if matches!(self.what, What::Recv { .. }) => {
                     // SAFETY: the wait has ended, or was taken back.
-                    drop(unsafe { self.channel().core().finish_recv(entry) });
+                    drop(unsafe { self.channel().core().finish_recv(self.entry()) });
                 }
-                LeftEntry::Value(entry) => {
+                LeftEntry::Value => {
                     // SAFETY: the wait has ended, or was taken back.
-                    drop(unsafe { self.channel().core().finish_send(entry) });
+                    drop(unsafe { self.channel().core().finish_send(self.entry()) });
                 }
                 LeftEntry::Join(entry) => self.joined().finish_join(&entry),
                 LeftEntry::None => {}
             }
+            waiter.settle(wait.epoch);
         }
     }
 }

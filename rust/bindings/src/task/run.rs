@@ -151,6 +151,7 @@ impl TaskObject {
                 ffi::PyContext_Exit(own_context);
             }
             stack.task.set(ptr::null());
+            operation::clear_stop();
             match sent {
                 ffi::PySendResult::PYGEN_NEXT => {
                     let gives_up_turn = operation::is_yield_marker(result);
