@@ -22,6 +22,7 @@ use std::{
 
 use penstock_core::{
     channel::{BeginRecv, BeginSend, RecvError, SendError, TryRecvError, TrySendError},
+    memory::Stake,
     task::BeginJoin,
     wait::{Entry, Epoch, InPlace, Outcome},
 };
@@ -37,6 +38,7 @@ use crate::{
     channel::ChannelObject,
     convert::Patience,
     error::{Failure, Raised, raise},
+    memory,
     object::Object,
     task::{Kind, Take, TaskObject},
     unwind,
@@ -50,6 +52,8 @@ enum What {
         iterates: bool,
     },
     Join(Take),
+    /// A buffer of so many bytes.
+    Acquire(usize),
     Sleep,
     Yield,
 }
@@ -81,6 +85,10 @@ enum LeftEntry {
     /// In the operation's own object.
     Value,
     Join(Arc<Entry<()>>),
+    Memory {
+        entry: Arc<Entry<Stake>>,
+        nbytes: usize,
+    },
     None,
 }
 
@@ -90,7 +98,7 @@ type Room = NonNull<MaybeUninit<Entry<Object>>>;
 /// The Rust part of the object.
 struct Operation {
     what: What,
-    /// The channel or the task; null for a sleep.
+    /// The channel, the task or the pool; null for a sleep.
     subject: *mut ffi::PyObject,
     patience: Patience,
     state: State,
@@ -186,6 +194,19 @@ pub unsafe fn new_recv(channel: *mut ffi::PyObject, patience: Patience) -> *mut 
 pub unsafe fn new_next(channel: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: alive, by the caller's promise.
     unsafe { new(What::Recv { iterates: true }, channel, Patience::Forever) }
+}
+
+/// `pool.aacquire(nbytes)`.
+///
+/// # Safety
+/// Attached; the pool is alive.
+pub unsafe fn new_acquire(
+    pool: *mut ffi::PyObject,
+    nbytes: usize,
+    patience: Patience,
+) -> *mut ffi::PyObject {
+    // SAFETY: alive, by the caller's promise.
+    unsafe { new(What::Acquire(nbytes), pool, patience) }
 }
 
 /// `asleep(seconds)`; for no time at all it gives up the turn.
@@ -406,6 +427,7 @@ impl Operation {
                     Ok(Some(value))
                 }
             }
+            What::Acquire(nbytes) => memory::try_acquire(py, subject, *nbytes),
             What::Sleep | What::Yield => Ok(None),
         }
     }
@@ -447,6 +469,17 @@ impl Operation {
                         None => none(),
                     },
                     BeginJoin::Waiting(entry) => waiting(entry.epoch, LeftEntry::Join(entry)),
+                }
+            }
+            What::Acquire(nbytes) => {
+                let nbytes = *nbytes;
+                match memory::begin_acquire(py, subject, nbytes, &task.waiter_ref())? {
+                    memory::Wait::Over(buffer) => Ok(Begun::Done(buffer)),
+                    memory::Wait::On(entry) => {
+                        // SAFETY: a reference of an `Arc`, which is ours.
+                        let entry = unsafe { Arc::from_raw(entry) };
+                        waiting(entry.epoch, LeftEntry::Memory { entry, nbytes })
+                    }
                 }
             }
             What::Sleep | What::Yield => waiting(task.core().waiter().arm(), LeftEntry::None),
@@ -496,6 +529,11 @@ impl Operation {
                     },
                 }
             }
+            LeftEntry::Memory { entry, nbytes } => {
+                let interrupted = || self.interrupted(py);
+                memory::finish_acquire(py, self.subject, *nbytes, entry, outcome, interrupted)
+                    .map(Step::Return)
+            }
             LeftEntry::None => match (&self.what, outcome) {
                 (What::Yield, _) | (_, Outcome::TimedOut) => none(),
                 _ => Err(self.interrupted(py)),
@@ -517,6 +555,9 @@ impl Operation {
     }
 
     fn timed_out(&self, py: Python<'_>) -> Raised {
+        if let What::Acquire(nbytes) = self.what {
+            return memory::timed_out(py, nbytes);
+        }
         Failure::TimedOut.raise(
             py,
             match self.what {
@@ -541,10 +582,14 @@ impl Operation {
                 // SAFETY: alive, the operation holds it.
                 What::Join(_) => (unsafe { Bound::from_borrowed_ptr(py, self.subject) }, None),
                 What::Sleep | What::Yield => (py.None().into_bound(py), Some(0.0)),
-                What::Send(_) | What::Recv { .. } => {
-                    return Err(PyRuntimeError::new_err(
-                        "a channel can be awaited in an async penstock task: start it with go(fn)",
-                    ));
+                What::Send(_) | What::Recv { .. } | What::Acquire(_) => {
+                    let subject = match self.what {
+                        What::Acquire(_) => "a buffer",
+                        _ => "a channel",
+                    };
+                    return Err(PyRuntimeError::new_err(format!(
+                        "{subject} can be awaited in an async penstock task: start it with go(fn)"
+                    )));
                 }
             };
             let left = self.patience.deadline().map(|deadline| {
@@ -614,6 +659,12 @@ impl Operation {
                     drop(unsafe { self.channel().core().finish_send(self.entry()) });
                 }
                 LeftEntry::Join(entry) => self.joined().finish_join(&entry),
+                LeftEntry::Memory { entry, .. } => {
+                    // SAFETY: who drops an operation is attached.
+                    let py = unsafe { Python::assume_attached() };
+                    let outcome = waiter.outcome(wait.epoch).unwrap_or(Outcome::Interrupted);
+                    memory::abandon_acquire(py, self.subject, &entry, outcome);
+                }
                 LeftEntry::None => {}
             }
             waiter.settle(wait.epoch);
