@@ -20,7 +20,7 @@ use crate::object::Object;
 pub unsafe fn length(context: *mut ffi::PyObject) -> ffi::Py_ssize_t {
     // SAFETY: alive, by the caller's promise; the class is static.
     unsafe {
-        let slots = (*(&raw const ffi::PyContext_Type)).tp_as_mapping;
+        let slots = ffi::PyContext_Type.tp_as_mapping;
         let length = (*slots).mp_length.expect("contexts have a length");
         length(context)
     }

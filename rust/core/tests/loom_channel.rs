@@ -461,8 +461,8 @@ fn an_entry_in_its_owners_memory_is_left_alone_after_a_rendezvous() {
     one_in_place_receives_or_gives_up(0);
 }
 
-fn two_in_place_of_whom_one_gives_up(capacity: usize) {
-    explore(2, move || {
+fn two_in_place_of_whom_one_gives_up(capacity: usize, preemptions: usize) {
+    explore(preemptions, move || {
         let channel = channel(capacity);
         let patient = in_thread(&channel, |channel| recv_in_place(channel, false));
         let hasty = in_thread(&channel, |channel| recv_in_place(channel, true));
@@ -477,12 +477,12 @@ fn two_in_place_of_whom_one_gives_up(capacity: usize) {
 
 #[test]
 fn who_gives_up_in_place_takes_no_value_from_its_neighbour() {
-    two_in_place_of_whom_one_gives_up(1);
+    two_in_place_of_whom_one_gives_up(1, 1);
 }
 
 #[test]
 fn who_gives_up_a_rendezvous_in_place_takes_no_value_from_its_neighbour() {
-    two_in_place_of_whom_one_gives_up(0);
+    two_in_place_of_whom_one_gives_up(0, 2);
 }
 
 #[test]

@@ -45,19 +45,21 @@ struct Spare {
 }
 
 impl Spare {
-    const EMPTY: Self = Self {
-        first: Cell::new(ptr::null_mut()),
-        count: Cell::new(0),
-        #[cfg(Py_3_12)]
-        stop: Cell::new(ptr::null_mut()),
-    };
+    const fn new() -> Self {
+        Self {
+            first: Cell::new(ptr::null_mut()),
+            count: Cell::new(0),
+            #[cfg(Py_3_12)]
+            stop: Cell::new(ptr::null_mut()),
+        }
+    }
 }
 
 #[cfg(not(Py_GIL_DISABLED))]
-static SPARE: Static<Spare> = Static(UnsafeCell::new(Spare::EMPTY));
+static SPARE: Static<Spare> = Static(UnsafeCell::new(Spare::new()));
 #[cfg(Py_GIL_DISABLED)]
 thread_local! {
-    static SPARE: Static<Spare> = const { Static(UnsafeCell::new(Spare::EMPTY)) };
+    static SPARE: Static<Spare> = const { Static(UnsafeCell::new(Spare::new())) };
 }
 
 /// # Safety
