@@ -571,7 +571,10 @@ def test_aacquire_refuses_what_acquire_does() -> None:
 def test_an_aacquire_that_would_wait_in_an_event_loop_says_where_it_can() -> None:
     pool = BufferPool(64)
     assert asyncio.run(lent_bytes(pool, 64)) == 64
-    with pool.acquire(64), pytest.raises(RuntimeError, match="a buffer can be awaited in an async penstock task"):
+    with (
+        pool.acquire(64),
+        pytest.raises(RuntimeError, match="a buffer can be awaited in an async penstock task"),
+    ):
         asyncio.run(lent_bytes(pool, 64))
 
 
