@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -221,6 +222,97 @@ def test_cancel_interrupts_every_await(wait: str) -> None:
         task.result(timeout=LIMIT)
     assert log == ["cleaned up"]
     channel.close()
+
+
+@pytest.mark.parametrize("end", ["dropped", "finished"])
+@pytest.mark.parametrize("operation", ["arecv", "asend"])
+def test_an_operation_begun_by_hand_is_finished_or_dropped_before_the_next(operation: str, end: str) -> None:
+    """Two of one task at once would mix up whose wait has ended."""
+    first, second = Channel[int](), Channel[int](1)
+
+    async def main() -> None:
+        begun = (first.arecv() if operation == "arecv" else first.asend(1)).__await__()
+        next(begun)
+        with pytest.raises(RuntimeError, match="has begun another operation"):
+            await second.arecv()
+        if end == "finished":
+            if operation == "arecv":
+                first.send_nowait(3)
+            else:
+                assert first.recv_nowait() == 1
+            with pytest.raises(StopIteration):
+                next(begun)
+        del begun
+        with pytest.raises(TimeoutError):
+            await second.arecv(timeout=0.01)
+        with pytest.raises(penstock.Empty):
+            first.recv_nowait()
+        with pytest.raises(penstock.Full):
+            first.send_nowait(4)
+
+    go(main).result(timeout=LIMIT)
+
+
+def test_an_operation_that_outlives_its_task_still_can_be_dropped() -> None:
+    channel = Channel[int]()
+    left: list[Any] = []
+
+    async def main() -> None:
+        left.append(channel.arecv().__await__())
+        next(left[0])
+
+    go(main).result(timeout=LIMIT)
+    gc.collect()
+    left.clear()
+    with pytest.raises(penstock.Full):
+        channel.send_nowait(1)
+
+
+@pytest.mark.parametrize("keeps_operation", [False, True])
+def test_a_received_value_is_not_kept_alive_by_what_brought_it(keeps_operation: bool) -> None:
+    class Value:
+        pass
+
+    channel = Channel[Value](1)
+
+    async def main() -> weakref.ref[Value]:
+        operation = channel.arecv()
+        channel.send_nowait(Value())
+        if keeps_operation:
+            reference = weakref.ref(await operation)
+            await penstock.asleep(0)
+        else:
+            del operation
+            reference = weakref.ref(await channel.arecv())
+        return reference
+
+    reference = go(main).result(timeout=LIMIT)
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_result_taken_by_hand_leaves_no_trace_in_the_next() -> None:
+    channel = Channel[int](2)
+
+    async def main() -> None:
+        caught: list[StopIteration] = []
+        for number in range(3):
+            channel.send_nowait(number)
+            try:
+                next(channel.arecv().__await__())
+            except StopIteration as stop:
+                caught.append(stop)
+            channel.send_nowait(number + 10)
+            assert await channel.arecv() == number + 10
+            channel.send_nowait(number + 20)
+            with pytest.raises(StopIteration) as raised:
+                next(channel.arecv().__await__())
+            assert raised.value.value == number + 20
+            assert raised.value.__context__ is None
+        assert [stop.value for stop in caught] == [0, 1, 2]
+        assert len({id(stop) for stop in caught}) == 3
+
+    go(main).result(timeout=LIMIT)
 
 
 def test_a_failure_of_an_async_task_is_raised_by_result() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
 import gc
 import inspect
@@ -451,6 +453,131 @@ def test_an_async_task_that_would_have_to_wait_is_told_so() -> None:
         penstock.go(wants).result(timeout=30)
 
 
+# `aacquire`
+
+
+def somebody_waits(pool: BufferPool) -> bool:
+    """Whether a request stands in line, for a pool with room for 64 bytes: nobody overtakes it."""
+    try:
+        pool.acquire(64, timeout=0).release()
+    except TimeoutError:
+        return True
+    return False
+
+
+async def lent_bytes(pool: BufferPool, nbytes: int, timeout: float | None = None) -> int:
+    with await pool.aacquire(nbytes, timeout=timeout) as buffer:
+        return len(buffer)
+
+
+def test_aacquire_lends_at_once_where_there_is_room() -> None:
+    pool = BufferPool(4096)
+    assert penstock.go(lent_bytes, pool, 100).result(timeout=30) == 100
+    assert penstock.go(lent_bytes, pool, 4096, 0).result(timeout=30) == 4096
+    check(pool, 0)
+
+
+def test_aacquire_waits_for_a_release_and_others_run_meanwhile(wait_until: Any) -> None:
+    pool = BufferPool(4096)
+    buffer = pool.acquire(2048)
+    task = penstock.go(lent_bytes, pool, 4096)
+    wait_until(lambda: somebody_waits(pool))
+    assert penstock.go(len, "other").result(timeout=30) == 5
+    assert not task.done()
+    buffer.release()
+    assert task.result(timeout=30) == 4096
+    check(pool, 0)
+
+
+def test_a_cancelled_aacquire_has_taken_nothing_and_lets_the_next_go_on(wait_until: Any) -> None:
+    pool = BufferPool(4096)
+    with pool.acquire(2048):
+        task = penstock.go(lent_bytes, pool, 4096)
+        wait_until(lambda: somebody_waits(pool))
+        behind = penstock.go(lent_bytes, pool, 2048)  # fits, and stands behind one that does not
+        task.cancel()
+        with pytest.raises(penstock.Cancelled):
+            task.result(timeout=30)
+        assert behind.result(timeout=30) == 2048
+        check(pool, 2048)
+    check(pool, 0)
+
+
+def test_an_aacquire_whose_time_is_over_lets_the_next_go_on(wait_until: Any) -> None:
+    pool = BufferPool(4096)
+    with pool.acquire(2048):
+        task = penstock.go(lent_bytes, pool, 4096, 0.05)
+        behind = penstock.go(lent_bytes, pool, 2048)
+        with pytest.raises(TimeoutError, match="no 4096 bytes were released in time"):
+            task.result(timeout=30)
+        assert behind.result(timeout=30) == 2048
+        with pytest.raises(TimeoutError):
+            penstock.go(lent_bytes, pool, 4096, 0).result(timeout=30)
+        assert not somebody_waits(pool)
+    check(pool, 0)
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_an_aacquire_that_is_dropped_while_it_waits_passes_its_turn_on(served: bool) -> None:
+    pool = BufferPool(4096)
+
+    async def main() -> None:
+        held = pool.acquire(2048)
+        dropped = pool.aacquire(4096).__await__()
+        next(dropped)  # now it stands in line, and nobody will come back for it
+        behind = penstock.go(lent_bytes, pool, 2048)
+        if served:
+            held.release()
+        del dropped
+        assert await behind == 2048
+        held.release()
+
+    penstock.go(main).result(timeout=30)
+    check(pool, 0)
+
+
+def test_async_tasks_that_share_a_limit_lose_nothing_when_some_are_cancelled() -> None:
+    pool = BufferPool(4 * 4096)
+
+    async def use() -> None:
+        for _ in range(20):
+            with await pool.aacquire(4096):
+                await penstock.asleep(0)
+
+    tasks = [penstock.go(use) for _ in range(40)]
+    for task in tasks[::3]:
+        task.cancel()
+    for index, task in enumerate(tasks):
+        if index % 3:
+            task.result(timeout=30)
+        else:
+            with contextlib.suppress(penstock.Cancelled):
+                task.result(timeout=30)
+    check(pool, 0)
+
+
+def test_aacquire_refuses_what_acquire_does() -> None:
+    pool = BufferPool(4096)
+    with pytest.raises(ValueError, match="nbytes must be an int >= 0, not -1"):
+        pool.aacquire(-1)
+    with pytest.raises(ValueError, match="timeout"):
+        pool.aacquire(1, timeout=-1)
+    with pytest.raises(TypeError, match=r"BufferPool.aacquire\(\) takes 1 positional argument"):
+        pool.aacquire(1, 2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    with pytest.raises(ValueError, match=r"max_bytes \(4096\), not 4097"):
+        penstock.go(lent_bytes, pool, 4097).result(timeout=30)
+
+
+def test_an_aacquire_that_would_wait_in_an_event_loop_says_where_it_can() -> None:
+    pool = BufferPool(64)
+    assert asyncio.run(lent_bytes(pool, 64)) == 64
+    with (
+        pool.acquire(64),
+        pytest.raises(RuntimeError, match="a buffer can be awaited in an async penstock task"),
+    ):
+        asyncio.run(lent_bytes(pool, 64))
+
+
 def test_what_is_cached_in_other_sizes_is_no_reason_to_wait() -> None:
     pool = BufferPool(65_536)
     for nbytes in (64, 65_536, 1000, 30_000, 65_536):
@@ -629,4 +756,5 @@ def test_the_default_pool() -> None:
 
 def test_signatures_can_be_inspected() -> None:
     assert str(inspect.signature(BufferPool.acquire)) == "(self, /, nbytes, *, timeout=None)"
+    assert str(inspect.signature(BufferPool.aacquire)) == "(self, /, nbytes, *, timeout=None)"
     assert str(inspect.signature(Buffer.release)) == "(self, /)"

@@ -2,8 +2,9 @@
 
 Such a lock belongs to the thread, or to nobody. Another task of the same worker that wants it blocks the
 very thread on which its holder would go on: nothing says so, the program just stops. Here the classes of
-`threading` are replaced by ones that note who holds what, and a task that is about to park with a lock in hand
-gets a ``RuntimeError`` at that spot. Locks that were made before the import of penstock are not seen.
+`threading` are replaced by ones that note who holds what, and a task that is about to park with a lock in
+hand gets a ``RuntimeError`` at that spot. Locks that were made before the import of penstock are not
+seen.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ _logger = logging.getLogger("penstock")
 
 
 def report(task: Task[object], native_id: int, waiting: int, limit: float) -> None:
-    """`task` has kept the thread of that number for longer than `limit` seconds; `waiting` are parked there."""
+    """`task` has kept the thread of that number for more than `limit` seconds; `waiting` are parked there."""
     frames = sys._current_frames()
     idents = (thread.ident for thread in threading.enumerate() if thread.native_id == native_id)
     frame = next((frames[ident] for ident in idents if ident in frames), None)

@@ -400,7 +400,7 @@ unsafe fn send_slowly(
     // SAFETY: the entry is alive, its reference is held as a raw pointer across the wait.
     let ended = unsafe { caller.wait((*entry).epoch, patience.deadline()) };
     // SAFETY: the reference from above, and the wait has ended.
-    let sent = unsafe { core.finish_send(Arc::from_raw(entry)) };
+    let sent = unsafe { core.finish_send(&Arc::from_raw(entry)) };
     caller.done(py);
     ended?;
     match sent {
@@ -494,7 +494,7 @@ unsafe fn receive_slowly(
     // SAFETY: the entry is alive, its reference is held as a raw pointer across the wait.
     let ended = unsafe { caller.wait((*entry).epoch, patience.deadline()) };
     // SAFETY: the reference from above, and the wait has ended.
-    let received = unsafe { core.finish_recv(Arc::from_raw(entry)) };
+    let received = unsafe { core.finish_recv(&Arc::from_raw(entry)) };
     caller.done(py);
     ended?;
     match received {

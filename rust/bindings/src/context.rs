@@ -11,6 +11,21 @@ use pyo3::ffi;
 
 use crate::object::Object;
 
+/// How many variables are set in a context: what `len()` gives, without its two detours. It is a field, so no Python
+/// code runs and it cannot fail.
+///
+/// # Safety
+/// Attached; `context` is a context, and alive.
+#[inline]
+pub unsafe fn length(context: *mut ffi::PyObject) -> ffi::Py_ssize_t {
+    // SAFETY: alive, by the caller's promise; the class is static.
+    unsafe {
+        let slots = ffi::PyContext_Type.tp_as_mapping;
+        let length = (*slots).mp_length.expect("contexts have a length");
+        length(context)
+    }
+}
+
 /// An empty context that is entered on a stack.
 pub struct Base {
     context: *mut ffi::PyObject,
@@ -59,10 +74,9 @@ impl Base {
     /// As for [`enter`](Self::enter), which came before.
     #[inline]
     pub unsafe fn settle(&mut self) -> Option<Object> {
-        // SAFETY: our context is alive; the length of one is a field.
-        let clean = unsafe {
-            ffi::PyObject_Size(self.context) == 0 && ffi::Py_REFCNT(self.context) == self.references
-        };
+        // SAFETY: our context is alive.
+        let clean =
+            unsafe { length(self.context) == 0 && ffi::Py_REFCNT(self.context) == self.references };
         if clean {
             return None;
         }

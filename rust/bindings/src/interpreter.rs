@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::exceptions::PyImportError;
-use pyo3::ffi::{self, Py_ssize_t, PyObject, PyObject_Size};
+use pyo3::ffi::{self, Py_ssize_t, PyObject};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -76,9 +76,8 @@ pub fn current_context(_py: Python<'_>) -> *mut PyObject {
 /// Whether a copy of this thread's context would be empty, so that a task created here can do without.
 pub fn context_is_empty(py: Python<'_>) -> bool {
     let context = current_context(py);
-    // SAFETY: the context is alive (see `current_context`), and the length of one is a field: no Python
-    // code runs and it cannot fail.
-    context.is_null() || unsafe { PyObject_Size(context) } == 0
+    // SAFETY: the context is alive (see `current_context`).
+    context.is_null() || unsafe { crate::context::length(context) } == 0
 }
 
 /// Whether this thread is inside a garbage collection, where it must not leave its stack: the collector's

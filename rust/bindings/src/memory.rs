@@ -22,7 +22,7 @@ use std::{io, os::raw::c_int, sync::Arc};
 use penstock_core::{
     memory::{AcquireError, Begun, Block, Pool, PoolOptions, Stake, TryAcquireError},
     sync::{Mode, Ordering, Word},
-    wait::{Entry, Outcome},
+    wait::{Entry, Outcome, WaiterRef},
 };
 use pyo3::{
     exceptions::{
@@ -39,6 +39,7 @@ use crate::{
     convert::{Passed, Patience, parse},
     error::{Failure, Raised, raise},
     hot::{self, Definition},
+    operation,
 };
 
 #[cfg(not(Py_GIL_DISABLED))]
@@ -64,7 +65,7 @@ pub fn add(py: Python<'_>) -> PyResult<()> {
     hot::add_methods(&py.get_type::<Buffer>(), &BUFFER_ENTRIES)
 }
 
-static POOL_ENTRIES: [Definition; 1] = [Definition::fast(
+static POOL_ENTRIES: [Definition; 2] = [Definition::fast(
     c"acquire",
     acquire,
     c"acquire($self, nbytes, *, timeout=None)\n--\n\n\
@@ -85,6 +86,21 @@ Raises:\n\
 ...     buffer[:] = b'hello'\n\
 ...     bytes(buffer[1:3])\n\
 b'el'\n",
+), Definition::fast(
+    c"aacquire",
+    aacquire,
+    c"aacquire($self, nbytes, *, timeout=None)\n--\n\n\
+The awaitable form of `acquire`, for ``async def`` tasks.\n\
+\n\
+It stands in the same line as those who wait in `acquire`, and raises the same.\n\
+\n\
+>>> from penstock import BufferPool, go\n\
+>>> pool = BufferPool(max_bytes=4096)\n\
+>>> async def use() -> int:\n\
+...     with await pool.aacquire(100) as buffer:\n\
+...         return len(buffer)\n\
+>>> go(use).result()\n\
+100\n",
 )];
 
 static BUFFER_ENTRIES: [Definition; 1] = [Definition::no_args(
@@ -491,7 +507,10 @@ unsafe extern "C-unwind" fn acquire(
     // SAFETY: the interpreter calls methods attached, with a live `this` and as many arguments as it says.
     let (py, request) = unsafe {
         let py = Python::assume_attached();
-        (py, Request::parse(py, arguments, count, keywords))
+        (
+            py,
+            Request::parse(py, "acquire", arguments, count, keywords),
+        )
     };
     let Ok(request) = request else {
         return std::ptr::null_mut();
@@ -501,13 +520,13 @@ unsafe extern "C-unwind" fn acquire(
     match pool.pool.try_acquire(request.nbytes) {
         Ok(block) => lend(py, this, block),
         Err(TryAcquireError::Full) if request.patience == Patience::None => {
-            timed_out(py, request);
+            timed_out(py, request.nbytes);
             std::ptr::null_mut()
         }
         // SAFETY: attached; nothing here has a destructor.
         Err(TryAcquireError::Full) => unsafe { acquire_waiting(py, this, request) },
         Err(TryAcquireError::TooLarge) => {
-            too_large(py, pool, request);
+            too_large(py, pool, request.nbytes);
             std::ptr::null_mut()
         }
         Err(TryAcquireError::Failed(error)) => {
@@ -529,13 +548,22 @@ unsafe fn acquire_waiting(
         return std::ptr::null_mut();
     };
     let caller = caller.on(this);
-    let result = match begin_waiting(py, this, caller, request) {
+    let result = match begin_acquire(py, this, request.nbytes, &caller.waiter_ref()) {
         Ok(Wait::Over(buffer)) => buffer,
         Ok(Wait::On(entry)) => {
             // SAFETY: the entry is held by the pointer; nothing here has a destructor.
             let ended = unsafe { caller.wait((*entry).epoch, request.patience.deadline()) };
-            // SAFETY: the wait has ended, and the pointer is given up.
-            unsafe { finish_waiting(py, this, caller, request, entry, ended) }
+            // SAFETY: made by `Arc::into_raw`, and given up here.
+            let entry = unsafe { Arc::from_raw(entry) };
+            let outcome = ended.unwrap_or(Outcome::Interrupted);
+            finish_acquire(py, this, request.nbytes, &entry, outcome, || {
+                if ended.is_err() {
+                    Raised
+                } else {
+                    caller.raise_interrupt(py)
+                }
+            })
+            .unwrap_or(std::ptr::null_mut())
         }
         Err(Raised) => std::ptr::null_mut(),
     };
@@ -543,55 +571,106 @@ unsafe fn acquire_waiting(
     result
 }
 
+/// `BufferPool.aacquire(nbytes, *, timeout=None)`
+unsafe extern "C-unwind" fn aacquire(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls methods attached, with a live `this` and as many arguments as it says.
+    unsafe {
+        let py = Python::assume_attached();
+        let Ok(request) = Request::parse(py, "aacquire", arguments, count, keywords) else {
+            return std::ptr::null_mut();
+        };
+        operation::new_acquire(this, request.nbytes, request.patience)
+    }
+}
+
 /// What there is to wait for, as a pointer: nothing with a destructor may be alive across a wait.
 #[derive(Clone, Copy)]
-enum Wait {
+pub enum Wait {
     Over(*mut ffi::PyObject),
+    /// A reference of an `Arc`.
     On(*const Entry<Stake>),
 }
 
-fn begin_waiting(
+/// Lends a buffer at once. `None`: it would have to wait.
+///
+/// `this` is a pool, here and below.
+pub fn try_acquire(
     py: Python<'_>,
     this: *mut ffi::PyObject,
-    caller: Caller,
-    request: Request,
-) -> Result<Wait, Raised> {
-    // SAFETY: `this` is a pool, as its method's caller has seen.
+    nbytes: usize,
+) -> Result<Option<*mut ffi::PyObject>, Raised> {
+    // SAFETY: a pool that the caller holds.
     let pool = unsafe { pool_of(py, &this) };
-    match pool
-        .pool
-        .begin_acquire(request.nbytes, &caller.waiter_ref())
-    {
-        Begun::Done(block) => Ok(Wait::Over(lend(py, this, block))),
+    match pool.pool.try_acquire(nbytes) {
+        Ok(block) => lent(lend(py, this, block)).map(Some),
+        Err(TryAcquireError::Full) => Ok(None),
+        Err(TryAcquireError::TooLarge) => Err(too_large(py, pool, nbytes)),
+        Err(TryAcquireError::Failed(error)) => Err(failed(py, error)),
+    }
+}
+
+/// Lends a buffer, or arms the waiter and leaves an entry in the pool's line.
+pub fn begin_acquire(
+    py: Python<'_>,
+    this: *mut ffi::PyObject,
+    nbytes: usize,
+    waiter: &WaiterRef,
+) -> Result<Wait, Raised> {
+    // SAFETY: a pool that the caller holds.
+    let pool = unsafe { pool_of(py, &this) };
+    match pool.pool.begin_acquire(nbytes, waiter) {
+        Begun::Done(block) => lent(lend(py, this, block)).map(Wait::Over),
         Begun::Waiting(entry) => Ok(Wait::On(Arc::into_raw(entry))),
-        Begun::TooLarge => Err(too_large(py, pool, request)),
+        Begun::TooLarge => Err(too_large(py, pool, nbytes)),
         Begun::Failed(error) => Err(failed(py, error)),
     }
 }
 
-/// # Safety
-/// `entry` came from [`begin_waiting`] and is given up; its wait has ended.
-unsafe fn finish_waiting(
+/// Ends a wait that [`begin_acquire`] began and that had `outcome`: a new reference to the buffer.
+pub fn finish_acquire(
     py: Python<'_>,
     this: *mut ffi::PyObject,
-    caller: Caller,
-    request: Request,
-    entry: *const Entry<Stake>,
-    ended: Result<Outcome, Raised>,
-) -> *mut ffi::PyObject {
-    // SAFETY: made by `Arc::into_raw`, and given up by the caller.
-    let entry = unsafe { Arc::from_raw(entry) };
-    // SAFETY: `this` is a pool, as its method's caller has seen.
+    nbytes: usize,
+    entry: &Arc<Entry<Stake>>,
+    outcome: Outcome,
+    interrupted: impl FnOnce() -> Raised,
+) -> Result<*mut ffi::PyObject, Raised> {
+    // SAFETY: a pool that the caller holds.
     let pool = unsafe { pool_of(py, &this) };
-    let outcome = ended.unwrap_or(Outcome::Interrupted);
-    match pool.pool.finish_acquire(&entry, outcome) {
-        Ok(block) => return lend(py, this, block),
-        Err(AcquireError::Timeout) => timed_out(py, request),
-        Err(AcquireError::Failed(error)) => failed(py, error),
-        Err(AcquireError::Interrupted) if ended.is_err() => Raised,
-        Err(AcquireError::Interrupted) => caller.raise_interrupt(py),
-    };
-    std::ptr::null_mut()
+    match pool.pool.finish_acquire(entry, outcome) {
+        Ok(block) => lent(lend(py, this, block)),
+        Err(AcquireError::Timeout) => Err(timed_out(py, nbytes)),
+        Err(AcquireError::Failed(error)) => Err(failed(py, error)),
+        Err(AcquireError::Interrupted) => Err(interrupted()),
+    }
+}
+
+/// Ends a wait whose result nobody wants any more: what it was handed goes to the next in line.
+pub fn abandon_acquire(
+    py: Python<'_>,
+    this: *mut ffi::PyObject,
+    entry: &Arc<Entry<Stake>>,
+    outcome: Outcome,
+) {
+    // SAFETY: a pool that the caller holds.
+    let pool = &unsafe { pool_of(py, &this) }.pool;
+    if let Ok(block) = pool.finish_acquire(entry, outcome) {
+        // SAFETY: it came from this pool just now, and nobody else knows it.
+        unsafe { pool.release(block) };
+    }
+}
+
+fn lent(buffer: *mut ffi::PyObject) -> Result<*mut ffi::PyObject, Raised> {
+    if buffer.is_null() {
+        Err(Raised)
+    } else {
+        Ok(buffer)
+    }
 }
 
 /// `Buffer.release()`
@@ -645,7 +724,7 @@ fn lend(py: Python<'_>, pool: *mut ffi::PyObject, block: Block) -> *mut ffi::PyO
     }
 }
 
-/// The arguments of `acquire`.
+/// The arguments of `acquire` and `aacquire`.
 #[derive(Clone, Copy)]
 struct Request {
     nbytes: usize,
@@ -658,6 +737,7 @@ impl Request {
     #[inline]
     unsafe fn parse(
         py: Python<'_>,
+        function: &'static str,
         arguments: *const *mut ffi::PyObject,
         count: ffi::Py_ssize_t,
         keywords: *mut ffi::PyObject,
@@ -669,14 +749,14 @@ impl Request {
         }
         if count > 1 {
             let message =
-                format!("BufferPool.acquire() takes 1 positional argument ({count} given)");
+                format!("BufferPool.{function}() takes 1 positional argument ({count} given)");
             return Err(raise(py, PyTypeError::new_err(message)));
         }
         // SAFETY: as promised by the caller.
         let [nbytes, timeout] = unsafe {
             parse(
                 py,
-                "acquire",
+                function,
                 ["nbytes", "timeout"],
                 1,
                 arguments,
@@ -752,18 +832,15 @@ fn exports(count: u64) -> String {
 }
 
 #[cold]
-fn too_large(py: Python<'_>, pool: &BufferPool, request: Request) -> Raised {
+fn too_large(py: Python<'_>, pool: &BufferPool, nbytes: usize) -> Raised {
     let most = pool.pool.options().max_bytes.unwrap_or(usize::MAX);
-    let message = format!(
-        "nbytes must be at most the pool's max_bytes ({most}), not {}",
-        request.nbytes
-    );
+    let message = format!("nbytes must be at most the pool's max_bytes ({most}), not {nbytes}");
     raise(py, PyValueError::new_err(message))
 }
 
 #[cold]
-fn timed_out(py: Python<'_>, request: Request) -> Raised {
-    let message = format!("no {} bytes were released in time", request.nbytes);
+pub fn timed_out(py: Python<'_>, nbytes: usize) -> Raised {
+    let message = format!("no {nbytes} bytes were released in time");
     Failure::TimedOut.raise(py, &message)
 }
 

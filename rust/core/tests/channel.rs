@@ -47,16 +47,13 @@ fn waiting_receiver<M: Mode>(channel: &Channel<u32, M>, waiter: &WaiterRef) -> A
 
 fn finish_send<M: Mode>(
     channel: &Channel<u32, M>,
-    entry: Arc<Entry<u32>>,
+    entry: &Entry<u32>,
 ) -> Result<(), SendError<u32>> {
     // SAFETY: the tests finish each entry once, on its channel, after its wait is over.
     unsafe { channel.finish_send(entry) }
 }
 
-fn finish_recv<M: Mode>(
-    channel: &Channel<u32, M>,
-    entry: Arc<Entry<u32>>,
-) -> Result<u32, RecvError> {
+fn finish_recv<M: Mode>(channel: &Channel<u32, M>, entry: &Entry<u32>) -> Result<u32, RecvError> {
     // SAFETY: the tests finish each entry once, on its channel, after its wait is over.
     unsafe { channel.finish_recv(entry) }
 }
@@ -131,7 +128,7 @@ in_both_modes! {
             assert_eq!(channel.try_send(1), Ok(()));
             assert_eq!(channel.len(), 0, "handed over, not buffered");
             assert_eq!(channel.try_send(2), Ok(()));
-            let got = entries.map(|entry| finish_recv(&channel, entry));
+            let got = entries.map(|entry| finish_recv(&channel, &entry));
             assert_eq!(got, [Ok(1), Ok(2)], "the longest-waiting first");
             assert_eq!(channel.try_send(3).is_ok(), capacity > 0);
             let sent = if capacity > 0 { 3 } else { 2 };
@@ -155,10 +152,10 @@ in_both_modes! {
             assert_eq!(channel.try_recv(), Ok(0));
             assert_eq!(channel.len(), capacity);
             assert_eq!(channel.try_send(99), Err(TrySendError::Full(99)), "not overtaken");
-            assert_eq!(finish_send(&channel, first), Ok(()));
+            assert_eq!(finish_send(&channel, &first), Ok(()));
             assert_eq!(second.waiter.outcome(second.epoch), None);
             assert_eq!(channel.try_recv(), Ok(1));
-            assert_eq!(finish_send(&channel, second), Ok(()));
+            assert_eq!(finish_send(&channel, &second), Ok(()));
             for value in 2..end + 2 {
                 assert_eq!(channel.try_recv(), Ok(value));
             }
@@ -175,7 +172,7 @@ in_both_modes! {
         let entries = [0, 1].map(|i| blocked_sender(&channel, i, &waiters[i as usize]));
         assert_eq!(channel.len(), 0);
         assert_eq!([channel.try_recv(), channel.try_recv()], [Ok(0), Ok(1)]);
-        assert_eq!(entries.map(|entry| finish_send(&channel, entry)), [Ok(()), Ok(())]);
+        assert_eq!(entries.map(|entry| finish_send(&channel, &entry)), [Ok(()), Ok(())]);
         assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
     }
 
@@ -193,7 +190,7 @@ in_both_modes! {
             channel.close();
             channel.close();
             assert!(channel.is_closed());
-            let ended = entries.map(|entry| finish_send(&channel, entry));
+            let ended = entries.map(|entry| finish_send(&channel, &entry));
             assert_eq!(ended, [10, 11].map(|value| Err(SendError::Closed(value))));
             assert_eq!(channel.try_send(5), Err(TrySendError::Closed(5)));
             assert!(matches!(channel.begin_send(5, &waiters[0]), BeginSend::Closed(5)));
@@ -211,7 +208,7 @@ in_both_modes! {
             let waiters = [waiter(), waiter()];
             let entries = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
             channel.close();
-            let ended = entries.map(|entry| finish_recv(&channel, entry));
+            let ended = entries.map(|entry| finish_recv(&channel, &entry));
             assert_eq!(ended, [Err(RecvError::Closed); 2]);
         }
     }
@@ -227,13 +224,13 @@ in_both_modes! {
                 [1, 2, 3].map(|value| blocked_sender(&channel, value, &waiters[value as usize - 1]));
             end(&late, Outcome::TimedOut);
             assert!(cancelled.waiter.disarm(cancelled.epoch, Outcome::Interrupted));
-            assert_eq!(finish_send(&channel, cancelled), Err(SendError::Interrupted(2)));
+            assert_eq!(finish_send(&channel, &cancelled), Err(SendError::Interrupted(2)));
             // `late` is still linked: a receiver passes over it.
             let mut got: Vec<_> = std::iter::from_fn(|| channel.try_recv().ok()).collect();
             assert_eq!(got.pop(), Some(3));
             assert_eq!(got.len(), capacity);
-            assert_eq!(finish_send(&channel, last), Ok(()));
-            assert_eq!(finish_send(&channel, late), Err(SendError::TimedOut(1)));
+            assert_eq!(finish_send(&channel, &last), Ok(()));
+            assert_eq!(finish_send(&channel, &late), Err(SendError::TimedOut(1)));
             assert_eq!(channel.try_send(4).is_ok(), capacity > 0, "no bit is left behind");
         }
     }
@@ -250,7 +247,7 @@ in_both_modes! {
                 assert_eq!(channel.try_recv(), Ok(0));
                 assert_eq!(channel.try_send(0), Ok(()));
             }
-            assert_eq!(finish_send(&channel, entry), Err(SendError::TimedOut(value)));
+            assert_eq!(finish_send(&channel, &entry), Err(SendError::TimedOut(value)));
         }
         assert_eq!((channel.try_recv(), channel.len()), (Ok(0), 0));
     }
@@ -262,13 +259,13 @@ in_both_modes! {
             let [late, next] = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
             end(&late, Outcome::TimedOut);
             assert_eq!(channel.try_send(1), Ok(()), "goes to the next");
-            assert_eq!(finish_recv(&channel, late), Err(RecvError::TimedOut));
-            assert_eq!(finish_recv(&channel, next), Ok(1));
+            assert_eq!(finish_recv(&channel, &late), Err(RecvError::TimedOut));
+            assert_eq!(finish_recv(&channel, &next), Ok(1));
             // Alone, and finished only after a sender met it.
             let alone = waiting_receiver(&channel, &waiters[0]);
             assert!(alone.waiter.disarm(alone.epoch, Outcome::TimedOut));
             assert_eq!(channel.try_send(2).is_ok(), capacity > 0);
-            assert_eq!(finish_recv(&channel, alone), Err(RecvError::TimedOut));
+            assert_eq!(finish_recv(&channel, &alone), Err(RecvError::TimedOut));
             assert_eq!(channel.try_recv().is_ok(), capacity > 0);
         }
     }
@@ -293,7 +290,7 @@ in_both_modes! {
             assert_eq!(seen, (0..buffered + 2).collect::<Vec<_>>());
             assert_eq!(channel.clear(), (0..buffered).collect::<Vec<_>>());
             assert!(channel.is_closed() && channel.is_empty());
-            let ended = entries.map(|entry| finish_send(&channel, entry));
+            let ended = entries.map(|entry| finish_send(&channel, &entry));
             assert_eq!(ended, [0, 1].map(|i| Err(SendError::Closed(buffered + i))));
         }
     }
@@ -440,7 +437,7 @@ fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
                             BeginSend::Waiting(entry) => {
                                 sleep_or_give_up(&entry, &mut chance);
                                 // SAFETY: from this channel, once, and the wait is over.
-                                match unsafe { channel.finish_send(entry) } {
+                                match unsafe { channel.finish_send(&entry) } {
                                     Ok(()) => break,
                                     Err(
                                         SendError::TimedOut(back) | SendError::Interrupted(back),
@@ -475,7 +472,7 @@ fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
                             BeginRecv::Waiting(entry) => {
                                 sleep_or_give_up(&entry, &mut chance);
                                 // SAFETY: from this channel, once, and the wait is over.
-                                match unsafe { channel.finish_recv(entry) } {
+                                match unsafe { channel.finish_recv(&entry) } {
                                     Ok(message) => got.push(message),
                                     Err(RecvError::Closed) => return got,
                                     Err(RecvError::TimedOut | RecvError::Interrupted) => {}

@@ -8,14 +8,14 @@
 
 mod channel_thread;
 
-use std::sync::Arc;
+use std::{mem::MaybeUninit, ptr::NonNull, sync::Arc};
 
 use channel_thread::{recv, send, sleep, waiter};
 use loom::thread;
 use penstock_core::{
     channel::{BeginRecv, BeginSend, Channel, RecvError, SendError, TryRecvError, TrySendError},
     sync::Shared,
-    wait::Outcome,
+    wait::{Entry, InPlace, Outcome},
 };
 
 type Ch = Channel<Box<u32>, Shared>;
@@ -283,7 +283,7 @@ fn timeout_against_a_hand_over_to_a_receiver(capacity: usize) {
         let sender = in_thread(&channel, |ch| ch.try_send(Box::new(7)));
         sleep(&entry);
         // SAFETY: from this channel's `begin_recv`, and the wait is over.
-        let got = unsafe { channel.finish_recv(entry) };
+        let got = unsafe { channel.finish_recv(&entry) };
         let sent = sender.join().unwrap();
         timer.join().unwrap();
         match (got, sent) {
@@ -329,7 +329,7 @@ fn timeout_against_a_hand_over_from_a_sender(capacity: usize) {
         let receiver = in_thread(&channel, |ch| ch.try_recv());
         sleep(&entry);
         // SAFETY: from this channel's `begin_send`, and the wait is over.
-        let sent = unsafe { channel.finish_send(entry) };
+        let sent = unsafe { channel.finish_send(&entry) };
         let mut got: Vec<u32> = receiver
             .join()
             .unwrap()
@@ -379,7 +379,7 @@ fn a_receiver_that_gives_up_does_not_eat_the_others_wake_up() {
             sleep(&first);
         }
         // SAFETY: from this channel's `begin_recv`, and the wait is over.
-        match unsafe { channel.finish_recv(first) } {
+        match unsafe { channel.finish_recv(&first) } {
             Ok(value) => send_all(&channel, [*value]),
             Err(error) => assert_eq!(error, RecvError::Interrupted),
         }
@@ -402,9 +402,99 @@ fn try_send_does_not_overtake_a_blocked_sender() {
         assert_eq!(channel.try_recv(), Ok(Box::new(0)));
         assert_eq!(sleep(&entry), Outcome::Handed);
         // SAFETY: from this channel's `begin_send`, and the wait is over.
-        assert_eq!(unsafe { channel.finish_send(entry) }, Ok(()));
+        assert_eq!(unsafe { channel.finish_send(&entry) }, Ok(()));
         assert_eq!(hasty.join().unwrap(), Err(TrySendError::Full(Box::new(2))));
         assert_eq!(channel.try_recv(), Ok(Box::new(1)));
         assert_eq!(channel.len(), 0);
+    });
+}
+
+/// Receives through an entry in memory of the caller's, which it has to itself again at the end. `gives_up`: it takes
+/// the wait back if nobody was faster.
+fn recv_in_place(channel: &Ch, gives_up: bool) -> Result<u32, RecvError> {
+    let waiter = waiter();
+    let mut memory = Box::new(MaybeUninit::<Entry<Box<u32>>>::uninit());
+    // SAFETY: both outlive the wait, which is finished below, and nobody else touches the memory.
+    let place = unsafe { InPlace::new(NonNull::from(&*waiter), NonNull::from(&mut *memory)) };
+    let epoch = match channel.begin_recv(place) {
+        BeginRecv::Done(value) => return Ok(*value),
+        BeginRecv::Closed => return Err(RecvError::Closed),
+        BeginRecv::Waiting(epoch) => epoch,
+    };
+    if !gives_up || !waiter.disarm(epoch, Outcome::Interrupted) {
+        while waiter.outcome(epoch).is_none() {
+            thread::park();
+        }
+    }
+    // SAFETY: there is an entry in it, as the channel had to wait.
+    let entry = unsafe { memory.assume_init_ref() };
+    // SAFETY: from this channel's `begin_recv`, and the wait is over.
+    let got = unsafe { channel.finish_recv(entry) };
+    // SAFETY: the entry is the caller's alone again. loom would see somebody else at the slot.
+    assert!(unsafe { entry.peek() }.is_none());
+    got.map(|value| *value)
+}
+
+fn one_in_place_receives_or_gives_up(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
+        let receiver = in_thread(&channel, |channel| recv_in_place(channel, true));
+        let sent = channel.try_send(Box::new(7));
+        match receiver.join().unwrap() {
+            Ok(value) => assert_eq!((value, sent), (7, Ok(()))),
+            Err(error) => {
+                assert_eq!(error, RecvError::Interrupted);
+                // What it has not taken is still there, or was never in.
+                assert_eq!(channel.try_recv().is_ok(), sent.is_ok());
+            }
+        }
+    });
+}
+
+#[test]
+fn an_entry_in_its_owners_memory_is_left_alone_after_the_wait() {
+    one_in_place_receives_or_gives_up(1);
+}
+
+#[test]
+fn an_entry_in_its_owners_memory_is_left_alone_after_a_rendezvous() {
+    one_in_place_receives_or_gives_up(0);
+}
+
+fn two_in_place_of_whom_one_gives_up(capacity: usize, preemptions: usize) {
+    explore(preemptions, move || {
+        let channel = channel(capacity);
+        let patient = in_thread(&channel, |channel| recv_in_place(channel, false));
+        let hasty = in_thread(&channel, |channel| recv_in_place(channel, true));
+        send_all(&channel, [1]);
+        let hasty_got = hasty.join().unwrap();
+        if hasty_got.is_ok() {
+            send_all(&channel, [1]);
+        }
+        assert_eq!(patient.join().unwrap(), Ok(1));
+    });
+}
+
+#[test]
+fn who_gives_up_in_place_takes_no_value_from_its_neighbour() {
+    two_in_place_of_whom_one_gives_up(1, 1);
+}
+
+#[test]
+fn who_gives_up_a_rendezvous_in_place_takes_no_value_from_its_neighbour() {
+    two_in_place_of_whom_one_gives_up(0, 2);
+}
+
+#[test]
+fn a_close_ends_a_wait_in_place() {
+    explore(3, || {
+        let channel = channel(1);
+        let receiver = in_thread(&channel, |channel| recv_in_place(channel, true));
+        channel.close();
+        let ended = receiver.join().unwrap();
+        assert!(matches!(
+            ended,
+            Err(RecvError::Closed | RecvError::Interrupted)
+        ));
     });
 }

@@ -125,6 +125,7 @@ fn a_late_claim_does_not_end_the_next_wait() {
         let first = owner.waiter.arm();
         let late = owner.claimer(first, Outcome::TimedOut, 8);
         if owner.waiter.disarm(first, Outcome::Interrupted) {
+            owner.waiter.settle(first);
             let second = owner.waiter.arm();
             assert!(!late.join().unwrap());
             assert_eq!(owner.waiter.outcome(second), None);

@@ -8,8 +8,11 @@
 
 mod class;
 
+pub use class::clear_stop;
+
 use std::{
-    ptr,
+    mem::MaybeUninit,
+    ptr::{self, NonNull},
     sync::{
         Arc,
         atomic::{AtomicPtr, Ordering},
@@ -19,8 +22,9 @@ use std::{
 
 use penstock_core::{
     channel::{BeginRecv, BeginSend, RecvError, SendError, TryRecvError, TrySendError},
+    memory::Stake,
     task::BeginJoin,
-    wait::{Entry, Epoch, Outcome},
+    wait::{Entry, Epoch, InPlace, Outcome},
 };
 use pyo3::{
     exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError},
@@ -35,7 +39,7 @@ use crate::{
     convert::Patience,
     debug,
     error::{Failure, Raised, raise},
-    interpreter,
+    interpreter, memory,
     object::Object,
     task::{Kind, Take, TaskObject},
     unwind,
@@ -49,6 +53,8 @@ enum What {
         iterates: bool,
     },
     Join(Take),
+    /// A buffer of so many bytes.
+    Acquire(usize),
     Sleep,
     Yield,
 }
@@ -60,6 +66,7 @@ impl What {
             What::Send(_) => "Channel.asend()",
             What::Recv { .. } => "Channel.arecv()",
             What::Join(_) => "the await of a task",
+            What::Acquire(_) => "BufferPool.aacquire()",
             What::Sleep | What::Yield => "penstock.asleep()",
         }
     }
@@ -89,20 +96,31 @@ enum Begun {
 }
 
 enum LeftEntry {
-    Value(Arc<Entry<Object>>),
+    /// In the operation's own object.
+    Value,
     Join(Arc<Entry<()>>),
+    Memory {
+        entry: Arc<Entry<Stake>>,
+        nbytes: usize,
+    },
     None,
 }
+
+/// Where the object around an operation has room for the entry of a send or a receive.
+type Room = NonNull<MaybeUninit<Entry<Object>>>;
 
 /// The Rust part of the object.
 struct Operation {
     what: What,
-    /// The channel or the task; null for a sleep.
+    /// The channel, the task or the pool; null for a sleep.
     subject: *mut ffi::PyObject,
     patience: Patience,
     state: State,
     /// The task that awaits, borrowed: it is alive while it does.
     task: *const TaskObject,
+    /// Beside this struct in the object, not in it: a peer may be at the entry while the owner's step has this
+    /// borrowed. There is an entry in it while the operation waits with [`LeftEntry::Value`].
+    room: Room,
 }
 
 /// Says "parked" to the task.
@@ -140,12 +158,13 @@ unsafe fn new(what: What, subject: *mut ffi::PyObject, patience: Patience) -> *m
     // SAFETY: attached, by the caller's promise.
     unsafe {
         ffi::Py_XINCREF(subject);
-        class::new(Operation {
+        class::new(|room| Operation {
             what,
             subject,
             patience,
             state: State::New,
             task: ptr::null(),
+            room,
         })
     }
 }
@@ -189,6 +208,19 @@ pub unsafe fn new_recv(channel: *mut ffi::PyObject, patience: Patience) -> *mut 
 pub unsafe fn new_next(channel: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: alive, by the caller's promise.
     unsafe { new(What::Recv { iterates: true }, channel, Patience::Forever) }
+}
+
+/// `pool.aacquire(nbytes)`.
+///
+/// # Safety
+/// Attached; the pool is alive.
+pub unsafe fn new_acquire(
+    pool: *mut ffi::PyObject,
+    nbytes: usize,
+    patience: Patience,
+) -> *mut ffi::PyObject {
+    // SAFETY: alive, by the caller's promise.
+    unsafe { new(What::Acquire(nbytes), pool, patience) }
 }
 
 /// `asleep(seconds)`; for no time at all it gives up the turn.
@@ -324,17 +356,18 @@ impl Operation {
     /// # Safety
     /// As for [`step`](Self::step).
     unsafe fn start(&mut self, py: Python<'_>) -> Result<Step, Raised> {
-        if let Some(value) = self.try_now(py)? {
-            return Ok(Step::Return(value));
-        }
-        if self.patience == Patience::None && !matches!(self.what, What::Yield) {
-            return Err(self.timed_out(py));
-        }
-        let coroutine_task = running_task().filter(|(_, task, _)| {
+        let running = running_task().filter(|(_, task, _)| {
             // SAFETY: it runs on this stack, so it is alive.
             unsafe { task.as_ref() }.kind() == Kind::Coroutine
         });
-        let Some((machine, task, _)) = coroutine_task else {
+        let may_wait = self.patience != Patience::None || matches!(self.what, What::Yield);
+        let (Some((machine, task, _)), true) = (running, may_wait) else {
+            if let Some(value) = self.try_now(py)? {
+                return Ok(Step::Return(value));
+            }
+            if !may_wait {
+                return Err(self.timed_out(py));
+            }
             // SAFETY: as for this function.
             return unsafe { self.start_foreign(py) };
         };
@@ -348,6 +381,11 @@ impl Operation {
             }
             self.state = State::Yielded;
             return Ok(marker(&YIELDED));
+        }
+        if !task.core().waiter().is_settled() {
+            let message = "the task has begun another operation that it has not awaited to its end: await that, or \
+                           drop it, first";
+            return Err(raise(py, PyRuntimeError::new_err(message)));
         }
         let wait = match self.begin(py, task)? {
             Begun::Done(value) => return Ok(Step::Return(value)),
@@ -375,6 +413,15 @@ impl Operation {
     fn channel<'a>(&self) -> &'a ChannelObject {
         // SAFETY: a send or a receive has a channel, which it keeps alive.
         unsafe { ChannelObject::from_object(self.subject) }
+    }
+
+    /// The entry of a send or a receive that waits, as above.
+    ///
+    /// # Safety
+    /// [`begin`](Self::begin) left one, and it was not finished.
+    unsafe fn entry<'a>(&self) -> &'a Entry<Object> {
+        // SAFETY: there is one, by the caller's promise.
+        unsafe { self.room.cast().as_ref() }
     }
 
     /// The task of a join, as above.
@@ -421,15 +468,19 @@ impl Operation {
                     Ok(Some(value))
                 }
             }
+            What::Acquire(nbytes) => memory::try_acquire(py, subject, *nbytes),
             What::Sleep | What::Yield => Ok(None),
         }
     }
 
-    /// Tries again, and arms the task's waiter if it has to wait.
+    /// Does it, or arms the task's waiter if it has to wait.
+    #[inline]
     fn begin(&mut self, py: Python<'_>, task: &TaskObject) -> Result<Begun, Raised> {
-        let waiter = task.waiter_ref();
         let waiting = |epoch, entry| Ok(Begun::Waiting(Wait { epoch, entry }));
         let none = || Ok(Begun::Done(py.None().into_ptr()));
+        // SAFETY: the task outlives this (see `TaskObject::finish`), the object stays where it is until the wait was finished
+        // or abandoned, and nobody touches the room before that.
+        let place = unsafe { InPlace::new(NonNull::from(task.core().waiter()), self.room) };
         let subject = self.subject;
         match &mut self.what {
             What::Send(value) => {
@@ -438,29 +489,38 @@ impl Operation {
                 };
                 // SAFETY: a send has a channel, which it keeps alive.
                 let channel = unsafe { ChannelObject::from_object(subject) };
-                match channel.core().begin_send(sent, &waiter) {
+                match channel.core().begin_send(sent, place) {
                     BeginSend::Done => none(),
                     BeginSend::Closed(_) => Err(self.closed(py)),
-                    BeginSend::Waiting(entry) => waiting(entry.epoch, LeftEntry::Value(entry)),
+                    BeginSend::Waiting(epoch) => waiting(epoch, LeftEntry::Value),
                 }
             }
-            What::Recv { .. } => match self.channel().core().begin_recv(&waiter) {
+            What::Recv { .. } => match self.channel().core().begin_recv(place) {
                 BeginRecv::Done(value) => Ok(Begun::Done(value.into_ptr())),
                 BeginRecv::Closed => Err(self.closed(py)),
-                BeginRecv::Waiting(entry) => waiting(entry.epoch, LeftEntry::Value(entry)),
+                BeginRecv::Waiting(epoch) => waiting(epoch, LeftEntry::Value),
             },
-            What::Join(take) => {
-                // SAFETY: a join has a task, which it keeps alive.
-                let joined = unsafe { TaskObject::from_object(subject) };
-                match joined.begin_join(&waiter) {
-                    BeginJoin::Done => {
-                        let value = joined.take(py, *take);
-                        if value.is_null() {
-                            return Err(Raised);
-                        }
-                        Ok(Begun::Done(value))
-                    }
+            What::Join(_) => {
+                if let Some(value) = self.try_now(py)? {
+                    return Ok(Begun::Done(value));
+                }
+                match self.joined().begin_join(&task.waiter_ref()) {
+                    BeginJoin::Done => match self.try_now(py)? {
+                        Some(value) => Ok(Begun::Done(value)),
+                        None => none(),
+                    },
                     BeginJoin::Waiting(entry) => waiting(entry.epoch, LeftEntry::Join(entry)),
+                }
+            }
+            What::Acquire(nbytes) => {
+                let nbytes = *nbytes;
+                match memory::begin_acquire(py, subject, nbytes, &task.waiter_ref())? {
+                    memory::Wait::Over(buffer) => Ok(Begun::Done(buffer)),
+                    memory::Wait::On(entry) => {
+                        // SAFETY: a reference of an `Arc`, which is ours.
+                        let entry = unsafe { Arc::from_raw(entry) };
+                        waiting(entry.epoch, LeftEntry::Memory { entry, nbytes })
+                    }
                 }
             }
             What::Sleep | What::Yield => waiting(task.core().waiter().arm(), LeftEntry::None),
@@ -469,21 +529,31 @@ impl Operation {
 
     /// Ends a wait that had `outcome`.
     fn finish(&mut self, py: Python<'_>, wait: &Wait, outcome: Outcome) -> Result<Step, Raised> {
+        let finished = self.finish_unsettled(py, wait, outcome);
+        // SAFETY: the task is in its step, so it is alive.
+        unsafe { (*self.task).core().waiter().settle(wait.epoch) };
+        finished
+    }
+
+    fn finish_unsettled(
+        &mut self,
+        py: Python<'_>,
+        wait: &Wait,
+        outcome: Outcome,
+    ) -> Result<Step, Raised> {
         let none = || Ok(Step::Return(py.None().into_ptr()));
         match &wait.entry {
-            LeftEntry::Value(entry) if matches!(self.what, What::Recv { .. }) => {
+            LeftEntry::Value if matches!(self.what, What::Recv { .. }) => {
                 // SAFETY: the wait has ended.
-                match unsafe { self.channel().core().finish_recv(Arc::clone(entry)) } {
+                match unsafe { self.channel().core().finish_recv(self.entry()) } {
                     Ok(value) => Ok(Step::Return(value.into_ptr())),
                     Err(RecvError::Closed) => Err(self.closed(py)),
                     Err(RecvError::TimedOut) => Err(self.timed_out(py)),
                     Err(RecvError::Interrupted) => Err(self.interrupted(py)),
                 }
             }
-            LeftEntry::Value(entry) => match unsafe {
-                // SAFETY: the wait has ended.
-                self.channel().core().finish_send(Arc::clone(entry))
-            } {
+            // SAFETY: the wait has ended.
+            LeftEntry::Value => match unsafe { self.channel().core().finish_send(self.entry()) } {
                 Ok(()) => none(),
                 Err(SendError::Closed(_)) => Err(self.closed(py)),
                 Err(SendError::TimedOut(_)) => Err(self.timed_out(py)),
@@ -499,6 +569,11 @@ impl Operation {
                         None => none(),
                     },
                 }
+            }
+            LeftEntry::Memory { entry, nbytes } => {
+                let interrupted = || self.interrupted(py);
+                memory::finish_acquire(py, self.subject, *nbytes, entry, outcome, interrupted)
+                    .map(Step::Return)
             }
             LeftEntry::None => match (&self.what, outcome) {
                 (What::Yield, _) | (_, Outcome::TimedOut) => none(),
@@ -521,6 +596,9 @@ impl Operation {
     }
 
     fn timed_out(&self, py: Python<'_>) -> Raised {
+        if let What::Acquire(nbytes) = self.what {
+            return memory::timed_out(py, nbytes);
+        }
         Failure::TimedOut.raise(
             py,
             match self.what {
@@ -545,10 +623,14 @@ impl Operation {
                 // SAFETY: alive, the operation holds it.
                 What::Join(_) => (unsafe { Bound::from_borrowed_ptr(py, self.subject) }, None),
                 What::Sleep | What::Yield => (py.None().into_bound(py), Some(0.0)),
-                What::Send(_) | What::Recv { .. } => {
-                    return Err(PyRuntimeError::new_err(
-                        "a channel can be awaited in an async penstock task: start it with go(fn)",
-                    ));
+                What::Send(_) | What::Recv { .. } | What::Acquire(_) => {
+                    let subject = match self.what {
+                        What::Acquire(_) => "a buffer",
+                        _ => "a channel",
+                    };
+                    return Err(PyRuntimeError::new_err(format!(
+                        "{subject} can be awaited in an async penstock task: start it with go(fn)"
+                    )));
                 }
             };
             let left = self.patience.deadline().map(|deadline| {
@@ -595,28 +677,38 @@ impl Operation {
         }
     }
 
-    /// The operation is dropped, or its coroutine is closed, while it waits.
+    /// The operation is dropped, or its coroutine is closed, before it is over.
+    #[cold]
     fn abandon(&mut self) {
         if let State::Waiting(wait) = std::mem::replace(&mut self.state, State::Over) {
-            // SAFETY: the task outlives its coroutine, which holds this.
+            // SAFETY: the task outlives this, see `TaskObject::finish`.
             let waiter = unsafe { (*self.task).core().waiter() };
-            if !waiter.disarm(wait.epoch, Outcome::Interrupted)
-                && waiter.outcome(wait.epoch).is_none()
-            {
-                return; // claimed this moment; the entry keeps itself
+            if !waiter.disarm(wait.epoch, Outcome::Interrupted) {
+                // Claimed: the claimer, who needs nothing of ours, ends the wait in a few instructions, if it has
+                // not yet. Until then the entry is not ours.
+                while waiter.outcome(wait.epoch).is_none() {
+                    std::hint::spin_loop();
+                }
             }
             match wait.entry {
-                LeftEntry::Value(entry) if matches!(self.what, What::Recv { .. }) => {
+                LeftEntry::Value if matches!(self.what, What::Recv { .. }) => {
                     // SAFETY: the wait has ended, or was taken back.
-                    drop(unsafe { self.channel().core().finish_recv(entry) });
+                    drop(unsafe { self.channel().core().finish_recv(self.entry()) });
                 }
-                LeftEntry::Value(entry) => {
+                LeftEntry::Value => {
                     // SAFETY: the wait has ended, or was taken back.
-                    drop(unsafe { self.channel().core().finish_send(entry) });
+                    drop(unsafe { self.channel().core().finish_send(self.entry()) });
                 }
                 LeftEntry::Join(entry) => self.joined().finish_join(&entry),
+                LeftEntry::Memory { entry, .. } => {
+                    // SAFETY: who drops an operation is attached.
+                    let py = unsafe { Python::assume_attached() };
+                    let outcome = waiter.outcome(wait.epoch).unwrap_or(Outcome::Interrupted);
+                    memory::abandon_acquire(py, self.subject, &entry, outcome);
+                }
                 LeftEntry::None => {}
             }
+            waiter.settle(wait.epoch);
         }
     }
 }

@@ -311,6 +311,10 @@ impl TaskObject {
                 ffi::PyObject_GC_Track(self.object().cast());
             }
             self.let_go();
+            if !self.core.waiter().is_settled() && self.kind == Kind::Coroutine {
+                // It stepped an operation by hand, left it waiting and gave it to somebody: that still points here.
+                ffi::Py_INCREF(self.object());
+            }
             machine.counters().finished.add(1); // before anyone who waits for it can look
             self.core.finish();
             ffi::Py_DECREF(self.object());

@@ -8,6 +8,7 @@ use std::ptr::{self, NonNull};
 use penstock_core::{
     scheduler::{Machine, Stack},
     task::{Parking, Task},
+    wait::fork,
 };
 use pyo3::{exceptions::PyTypeError, ffi, prelude::*};
 
@@ -55,6 +56,7 @@ impl TaskObject {
         // SAFETY: in `run`, attached, the one user of the fields.
         unsafe {
             let context = self.fields().context;
+            let generation = fork::generation();
             let entered = if context.is_null() {
                 fiber::state(stack).base.enter()
             } else {
@@ -74,7 +76,8 @@ impl TaskObject {
                     unwind::PyObject_Call(fields.callable, fields.args, fields.kwargs)
                 };
             }
-            if in_child() {
+            if fork::generation() != generation {
+                // The task has forked, and this is the child: its thread is no machine any more.
                 runtime::end_child(result);
             }
             if context.is_null() {
@@ -121,6 +124,7 @@ impl TaskObject {
         unsafe {
             let py = Python::assume_attached();
             let own_context = self.fields().context;
+            let generation = fork::generation();
             let entered = if own_context.is_null() {
                 fiber::state(stack).base.enter()
             } else {
@@ -135,7 +139,8 @@ impl TaskObject {
                 // It awaits something that is not ours: say so at the very `await`.
                 sent = operation::refuse_foreign(py, self.fields().callable, &mut result);
             }
-            if in_child() {
+            if fork::generation() != generation {
+                // The task has forked, and this is the child: its thread is no machine any more.
                 runtime::end_child(result);
             }
             if own_context.is_null() {
@@ -146,6 +151,7 @@ impl TaskObject {
                 ffi::PyContext_Exit(own_context);
             }
             stack.task.set(ptr::null());
+            operation::clear_stop();
             match sent {
                 ffi::PySendResult::PYGEN_NEXT => {
                     let gives_up_turn = operation::is_yield_marker(result);
@@ -210,11 +216,6 @@ impl TaskObject {
         }
         Ok(())
     }
-}
-
-/// Whether the task that just returned had forked, and this is the child: its thread is no machine any more.
-fn in_child() -> bool {
-    Machine::current().is_none()
 }
 
 /// A plain function returned a coroutine that nobody will await.

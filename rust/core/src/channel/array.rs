@@ -68,7 +68,7 @@
 //! know that they are full; positions modulo the capacity need a division. Turns are from D. Vyukov's
 //! bounded MPMC queue, laps of a power of two over any capacity from crossbeam-channel.
 
-use std::{mem::MaybeUninit, sync::Arc};
+use std::mem::MaybeUninit;
 
 use super::{
     Backoff, BeginRecv, BeginSend, ChannelStats, Guarded, TryRecvError, TrySendError, Waiting,
@@ -80,7 +80,7 @@ use crate::{
         Ordering::{Acquire, Relaxed, Release},
         UnsafeCell, Word,
     },
-    wait::{Entry, Outcome, WaiterRef},
+    wait::{Entry, Outcome, Place},
 };
 
 /// In `tail`: receivers are linked. In `head`: senders are linked.
@@ -419,88 +419,88 @@ impl<T, M: Mode> Array<T, M> {
     }
 
     #[inline]
-    pub(super) fn begin_send(&self, value: T, waiter: &WaiterRef) -> BeginSend<T> {
+    pub(super) fn begin_send<P: Place<T>>(&self, value: T, place: P) -> BeginSend<T, P::Left> {
         match self.try_send(value) {
             Ok(()) => BeginSend::Done,
             Err(TrySendError::Closed(value)) => BeginSend::Closed(value),
-            Err(TrySendError::Full(value)) => self.wait_to_send(value, waiter),
+            Err(TrySendError::Full(value)) => self.wait_to_send(value, place),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn wait_to_send(&self, mut value: T, waiter: &WaiterRef) -> BeginSend<T> {
+    fn wait_to_send<P: Place<T>>(&self, mut value: T, mut place: P) -> BeginSend<T, P::Left> {
         loop {
-            value = match self.link_sender(value, waiter) {
-                Ok(entry) => return BeginSend::Waiting(entry),
-                Err(back) => match self.try_send(back) {
+            (value, place) = match self.link_sender(value, place) {
+                Ok(left) => return BeginSend::Waiting(left),
+                Err((back, place)) => match self.try_send(back) {
                     Ok(()) => return BeginSend::Done,
                     Err(TrySendError::Closed(back)) => return BeginSend::Closed(back),
-                    Err(TrySendError::Full(back)) => back,
+                    Err(TrySendError::Full(back)) => (back, place),
                 },
             };
         }
     }
 
-    /// Links the caller as a blocked sender, or gives `value` back where the ring turns out not to be
+    /// Links the caller as a blocked sender, or gives its arguments back where the ring turns out not to be
     /// full.
-    fn link_sender(&self, value: T, waiter: &WaiterRef) -> Result<Arc<Entry<T>>, T> {
+    fn link_sender<P: Place<T>>(&self, value: T, place: P) -> Result<P::Left, (T, P)> {
         self.waiting.with(|waiting| {
             // Ordering: Relaxed, flags change only under the lock, and a stale position is found out.
             let tail = self.tail.load(Relaxed);
             if tail & FLAGS != 0 {
-                return Err(value);
+                return Err((value, place));
             }
             // Ordering: Relaxed, see "No wake-up is lost": being a read-modify-write is what counts.
             let head = self.head.fetch_or(WAITERS, Relaxed);
             if tail == position(head).wrapping_add(self.lap) {
-                return Ok(waiting.link_sender(value, waiter));
+                return Ok(waiting.link_sender(value, place));
             }
             debug_assert_eq!(head & WAITERS, 0, "senders wait, and the ring is not full");
             // INVARIANT: 3, the list is empty.
             // Ordering: Relaxed, as all flags.
             self.head.fetch_and(!WAITERS, Relaxed);
-            Err(value)
+            Err((value, place))
         })
     }
 
     #[inline]
-    pub(super) fn begin_recv(&self, waiter: &WaiterRef) -> BeginRecv<T> {
+    pub(super) fn begin_recv<P: Place<T>>(&self, place: P) -> BeginRecv<T, P::Left> {
         match self.try_recv() {
             Ok(value) => BeginRecv::Done(value),
             Err(TryRecvError::Closed) => BeginRecv::Closed,
-            Err(TryRecvError::Empty) => self.wait_to_recv(waiter),
+            Err(TryRecvError::Empty) => self.wait_to_recv(place),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn wait_to_recv(&self, waiter: &WaiterRef) -> BeginRecv<T> {
+    fn wait_to_recv<P: Place<T>>(&self, mut place: P) -> BeginRecv<T, P::Left> {
         loop {
-            if let Some(entry) = self.link_receiver(waiter) {
-                return BeginRecv::Waiting(entry);
-            }
-            match self.try_recv() {
-                Ok(value) => return BeginRecv::Done(value),
-                Err(TryRecvError::Closed) => return BeginRecv::Closed,
-                Err(TryRecvError::Empty) => {}
-            }
+            place = match self.link_receiver(place) {
+                Ok(left) => return BeginRecv::Waiting(left),
+                Err(place) => match self.try_recv() {
+                    Ok(value) => return BeginRecv::Done(value),
+                    Err(TryRecvError::Closed) => return BeginRecv::Closed,
+                    Err(TryRecvError::Empty) => place,
+                },
+            };
         }
     }
 
     /// Links the caller as a waiting receiver, unless the ring turns out not to be empty.
-    fn link_receiver(&self, waiter: &WaiterRef) -> Option<Arc<Entry<T>>> {
+    fn link_receiver<P: Place<T>>(&self, place: P) -> Result<P::Left, P> {
         self.waiting.with(|waiting| {
             // Ordering: Relaxed, flags change only under the lock, and a stale position is found out.
             let head = self.head.load(Relaxed);
             // Ordering: Relaxed, flags change only under the lock.
             if head & WAITERS != 0 || self.tail.load(Relaxed) & CLOSED != 0 {
-                return None;
+                return Err(place);
             }
             // Ordering: Relaxed, see "No wake-up is lost": being a read-modify-write is what counts.
             let tail = self.tail.fetch_or(WAITERS, Relaxed);
             if position(tail) == head {
-                return Some(waiting.link_receiver(waiter));
+                return Ok(waiting.link_receiver(place));
             }
             debug_assert_eq!(
                 tail & WAITERS,
@@ -510,12 +510,12 @@ impl<T, M: Mode> Array<T, M> {
             // INVARIANT: 2, the list is empty.
             // Ordering: Relaxed, as all flags.
             self.tail.fetch_and(!WAITERS, Relaxed);
-            None
+            Err(place)
         })
     }
 
     /// Unlinks a sender whose wait ended without a hand-over.
-    pub(super) fn forget_sender(&self, entry: &Arc<Entry<T>>) {
+    pub(super) fn forget_sender(&self, entry: &Entry<T>) {
         self.waiting.with(|waiting| {
             if waiting.senders.remove(entry) && waiting.senders.is_empty() {
                 // INVARIANT: 3.
@@ -526,7 +526,7 @@ impl<T, M: Mode> Array<T, M> {
     }
 
     /// Unlinks a receiver whose wait ended without a hand-over.
-    pub(super) fn forget_receiver(&self, entry: &Arc<Entry<T>>) {
+    pub(super) fn forget_receiver(&self, entry: &Entry<T>) {
         self.waiting.with(|waiting| {
             if waiting.receivers.remove(entry) && waiting.receivers.is_empty() {
                 // INVARIANT: 2.

@@ -38,31 +38,31 @@ pub use error::{RecvError, SendError, TryRecvError, TrySendError};
 
 use crate::{
     sync::{Mode, RawLock, UnsafeCell, spin_hint},
-    wait::{Claim, Entry, Outcome, WaiterList, WaiterRef},
+    wait::{Claim, Entry, Outcome, Place, Unlinked, WaiterList},
 };
 
 /// How [`Channel::begin_send`] went.
 #[derive(Debug)]
 #[must_use = "an entry must be finished, a refused value handled"]
-pub enum BeginSend<T> {
+pub enum BeginSend<T, L = Arc<Entry<T>>> {
     /// Sent.
     Done,
     /// The channel is closed.
     Closed(T),
     /// The waiter is armed; call [`Channel::finish_send`] with the entry when the wait has ended.
-    Waiting(Arc<Entry<T>>),
+    Waiting(L),
 }
 
 /// How [`Channel::begin_recv`] went.
 #[derive(Debug)]
 #[must_use = "an entry must be finished, a value used"]
-pub enum BeginRecv<T> {
+pub enum BeginRecv<T, L = Arc<Entry<T>>> {
     /// Received.
     Done(T),
     /// The channel is closed and drained.
     Closed,
     /// The waiter is armed; call [`Channel::finish_recv`] with the entry when the wait has ended.
-    Waiting(Arc<Entry<T>>),
+    Waiting(L),
 }
 
 /// What happened in a channel since it was made.
@@ -159,11 +159,11 @@ impl<T, M: Mode> Channel<T, M> {
         of_kind!(self, kind => kind.try_recv())
     }
 
-    /// Sends, or leaves `value` in an entry that a receiver will find. `waiter` is in no wait; it is
-    /// armed where the answer is `Waiting`, and only there.
+    /// Sends, or leaves `value` in an entry that a receiver will find. `place` says where, and whose: a
+    /// waiter that is in no wait, and is armed where the answer is `Waiting`, and only there.
     #[inline]
-    pub fn begin_send(&self, value: T, waiter: &WaiterRef) -> BeginSend<T> {
-        of_kind!(self, kind => kind.begin_send(value, waiter))
+    pub fn begin_send<P: Place<T>>(&self, value: T, place: P) -> BeginSend<T, P::Left> {
+        of_kind!(self, kind => kind.begin_send(value, place))
     }
 
     /// Ends a send that waited.
@@ -171,13 +171,12 @@ impl<T, M: Mode> Channel<T, M> {
     /// # Safety
     /// `entry` came from [`begin_send`](Self::begin_send) on this channel, was not finished before, and
     /// its wait is over: it has an outcome, or the caller, who owns the waiter, disarmed it.
-    #[expect(clippy::needless_pass_by_value, reason = "finishing ends the entry")]
-    pub unsafe fn finish_send(&self, entry: Arc<Entry<T>>) -> Result<(), SendError<T>> {
-        let outcome = outcome_of(&entry);
+    pub unsafe fn finish_send(&self, entry: &Entry<T>) -> Result<(), SendError<T>> {
+        let outcome = outcome_of(entry);
         if outcome == Outcome::Handed {
             return Ok(());
         }
-        of_kind!(self, kind => kind.forget_sender(&entry));
+        of_kind!(self, kind => kind.forget_sender(entry));
         // SAFETY: the wait ended without a hand-over and the entry is in no list, so the slot is the
         // owner's again, who is the caller.
         let value = unsafe { entry.take() }.expect("a send that failed has its value");
@@ -189,25 +188,23 @@ impl<T, M: Mode> Channel<T, M> {
         })
     }
 
-    /// Receives, or leaves an entry that a sender will find. `waiter` is in no wait; it is armed where
-    /// the answer is `Waiting`, and only there.
+    /// Receives, or leaves an entry that a sender will find, in `place` as for [`begin_send`](Self::begin_send).
     #[inline]
-    pub fn begin_recv(&self, waiter: &WaiterRef) -> BeginRecv<T> {
-        of_kind!(self, kind => kind.begin_recv(waiter))
+    pub fn begin_recv<P: Place<T>>(&self, place: P) -> BeginRecv<T, P::Left> {
+        of_kind!(self, kind => kind.begin_recv(place))
     }
 
     /// Ends a receive that waited.
     ///
     /// # Safety
     /// As for [`finish_send`](Self::finish_send), with [`begin_recv`](Self::begin_recv).
-    #[expect(clippy::needless_pass_by_value, reason = "finishing ends the entry")]
-    pub unsafe fn finish_recv(&self, entry: Arc<Entry<T>>) -> Result<T, RecvError> {
-        let outcome = outcome_of(&entry);
+    pub unsafe fn finish_recv(&self, entry: &Entry<T>) -> Result<T, RecvError> {
+        let outcome = outcome_of(entry);
         if outcome == Outcome::Handed {
             // SAFETY: the owner, who is the caller, saw the outcome.
             return Ok(unsafe { entry.take() }.expect("a hand-over leaves a value"));
         }
-        of_kind!(self, kind => kind.forget_receiver(&entry));
+        of_kind!(self, kind => kind.forget_receiver(entry));
         Err(match outcome {
             Outcome::Handed => unreachable!("answered above"),
             Outcome::Closed => RecvError::Closed,
@@ -271,7 +268,7 @@ struct Waiting<T> {
 }
 
 /// An entry taken off its list, to be served, and the claim to complete after the lock.
-type Claimed<T> = (Arc<Entry<T>>, Claim);
+type Claimed<T> = (Unlinked<T>, Claim);
 
 impl<T> Waiting<T> {
     fn new() -> Self {
@@ -284,20 +281,16 @@ impl<T> Waiting<T> {
         }
     }
 
-    /// Arms `waiter` and links it as the last sender. From here on others may end its wait.
-    fn link_sender(&mut self, value: T, waiter: &WaiterRef) -> Arc<Entry<T>> {
+    /// Links an entry as the last sender. From here on others may end its wait.
+    fn link_sender<P: Place<T>>(&mut self, value: T, place: P) -> P::Left {
         self.send_waits += 1;
-        let entry = Entry::new(waiter.clone(), waiter.arm(), Some(value));
-        self.senders.push(&entry);
-        entry
+        place.link(&mut self.senders, Some(value))
     }
 
-    /// Arms `waiter` and links it as the last receiver. From here on others may end its wait.
-    fn link_receiver(&mut self, waiter: &WaiterRef) -> Arc<Entry<T>> {
+    /// Links an entry as the last receiver. From here on others may end its wait.
+    fn link_receiver<P: Place<T>>(&mut self, place: P) -> P::Left {
         self.recv_waits += 1;
-        let entry = Entry::new(waiter.clone(), waiter.arm(), None);
-        self.receivers.push(&entry);
-        entry
+        place.link(&mut self.receivers, None)
     }
 
     /// Takes everybody off the lists, for a close. The vector grows under the lock, once in a

@@ -7,15 +7,13 @@
 //! links itself only after it found nobody to serve in the other list, and finding nobody empties it.
 //! Once `closed` is set both lists are empty and stay so.
 
-use std::sync::Arc;
-
 use super::{
     BeginRecv, BeginSend, ChannelStats, Claimed, Guarded, TryRecvError, TrySendError, Waiting,
     wake_closed,
 };
 use crate::{
     sync::Mode,
-    wait::{Entry, Outcome, WaiterRef},
+    wait::{Entry, Outcome, Place},
 };
 
 pub(super) struct Rendezvous<T, M: Mode>(Guarded<State<T>, M>);
@@ -91,12 +89,12 @@ impl<T, M: Mode> Rendezvous<T, M> {
         Ok(value)
     }
 
-    pub(super) fn begin_send(&self, value: T, waiter: &WaiterRef) -> BeginSend<T> {
+    pub(super) fn begin_send<P: Place<T>>(&self, value: T, place: P) -> BeginSend<T, P::Left> {
         let begun = self.0.with(|state| match state.hand_over(value) {
             Ok(served) => Ok(served),
             Err(TrySendError::Closed(value)) => Err(BeginSend::Closed(value)),
             Err(TrySendError::Full(value)) => {
-                Err(BeginSend::Waiting(state.waiting.link_sender(value, waiter)))
+                Err(BeginSend::Waiting(state.waiting.link_sender(value, place)))
             }
         });
         match begun {
@@ -108,13 +106,11 @@ impl<T, M: Mode> Rendezvous<T, M> {
         }
     }
 
-    pub(super) fn begin_recv(&self, waiter: &WaiterRef) -> BeginRecv<T> {
+    pub(super) fn begin_recv<P: Place<T>>(&self, place: P) -> BeginRecv<T, P::Left> {
         let begun = self.0.with(|state| match state.take_over() {
             Ok(taken) => Ok(taken),
             Err(TryRecvError::Closed) => Err(BeginRecv::Closed),
-            Err(TryRecvError::Empty) => {
-                Err(BeginRecv::Waiting(state.waiting.link_receiver(waiter)))
-            }
+            Err(TryRecvError::Empty) => Err(BeginRecv::Waiting(state.waiting.link_receiver(place))),
         });
         match begun {
             Ok((value, served)) => {
@@ -126,12 +122,12 @@ impl<T, M: Mode> Rendezvous<T, M> {
     }
 
     /// Unlinks a sender whose wait ended without a hand-over.
-    pub(super) fn forget_sender(&self, entry: &Arc<Entry<T>>) {
+    pub(super) fn forget_sender(&self, entry: &Entry<T>) {
         self.0.with(|state| state.waiting.senders.remove(entry));
     }
 
     /// Unlinks a receiver whose wait ended without a hand-over.
-    pub(super) fn forget_receiver(&self, entry: &Arc<Entry<T>>) {
+    pub(super) fn forget_receiver(&self, entry: &Entry<T>) {
         self.0.with(|state| state.waiting.receivers.remove(entry));
     }
 

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     sync::{Exclusive, Mode, RawLock, Shared, UnsafeCell},
-    wait::{Claim, Entry, Outcome, WaiterRef},
+    wait::{Claim, Entry, Outcome, Place, WaiterRef},
 };
 
 /// How a pool is set up.
@@ -264,9 +264,9 @@ impl<M: PoolMode> Pool<M> {
                 Err(TryAcquireError::Full) => {}
                 Err(error) => return Err(Err(error)),
             }
-            let entry = Entry::new(waiter.clone(), waiter.arm(), Some(Stake::Wants(nbytes)));
-            central.waiters.push(&entry);
-            Err(Ok(entry))
+            Err(Ok(
+                waiter.link(&mut central.waiters, Some(Stake::Wants(nbytes)))
+            ))
         });
         match waiting {
             Ok(block) => Begun::Done(self.cleared(block)),

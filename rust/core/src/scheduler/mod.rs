@@ -269,8 +269,9 @@ impl Scheduler {
     }
 
     /// Queues a task that a woken waiter belongs to: on the worker that woke it, next in turn.
-    fn requeue(&'static self, task: NonNull<Task>) {
-        if let Some(worker) = self.local_worker() {
+    fn requeue_woken(&'static self, task: NonNull<Task>) {
+        let machine = self.count_wake();
+        if let Some(worker) = machine.and_then(Machine::sound_worker) {
             // Alone, it needs no searcher: its waker is about to wait, most likely. If it goes on for long
             // instead, the monitor sees to it.
             if let Some(displaced) = worker.queue.push_next(task) {
@@ -354,11 +355,15 @@ impl Scheduler {
         }
     }
 
-    fn count_wake(&'static self) {
-        match Machine::current() {
-            Some(machine) if ptr::eq(machine.scheduler, self) => machine.counters().wakes.add(1),
-            _ => self.foreign.lock().wakes += 1,
+    /// Gives the calling thread's machine, if it is one of ours.
+    #[inline]
+    fn count_wake(&'static self) -> Option<&'static Machine> {
+        let machine = Machine::current().filter(|machine| ptr::eq(machine.scheduler, self));
+        match machine {
+            Some(machine) => machine.counters().wakes.add(1),
+            None => self.foreign.lock().wakes += 1,
         }
+        machine
     }
 }
 
@@ -368,9 +373,7 @@ impl Scheduler {
 /// `task` is alive and the caller's to queue.
 pub(crate) unsafe fn ready_task(task: NonNull<Task>) {
     // SAFETY: alive, by the caller's promise.
-    let scheduler = unsafe { task.as_ref() }.scheduler();
-    scheduler.count_wake();
-    scheduler.requeue(task);
+    unsafe { task.as_ref() }.scheduler().requeue_woken(task);
 }
 
 /// Makes a parked stack run on.

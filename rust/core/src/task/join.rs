@@ -8,7 +8,7 @@ use std::{ptr, sync::Arc};
 
 use crate::{
     sync::{AtomicPtr, Lock, Ordering},
-    wait::{Entry, Outcome, WaiterList, WaiterRef},
+    wait::{Entry, Outcome, Place, WaiterList, WaiterRef},
 };
 
 type List = Lock<WaiterList<()>>;
@@ -70,12 +70,10 @@ impl Join {
         if is_done() {
             return BeginJoin::Done;
         }
-        let entry = Entry::new(waiter.clone(), waiter.arm(), None);
-        list.push(&entry);
-        BeginJoin::Waiting(entry)
+        BeginJoin::Waiting(waiter.link(&mut list, None))
     }
 
-    pub(super) fn remove(&self, entry: &Arc<Entry<()>>) {
+    pub(super) fn remove(&self, entry: &Entry<()>) {
         if let Some(list) = self.list() {
             list.lock().remove(entry);
         }

@@ -319,7 +319,7 @@ impl Task {
     }
 
     /// Ends a wait for the task that [`begin_join`](Self::begin_join) started.
-    pub fn finish_join(&self, entry: &std::sync::Arc<crate::wait::Entry<()>>) {
+    pub fn finish_join(&self, entry: &crate::wait::Entry<()>) {
         self.join.remove(entry);
     }
 }

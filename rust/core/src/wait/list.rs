@@ -2,7 +2,15 @@
 //!
 //! A list has no lock of its own: it lives under the lock of what it belongs to. An [`Entry`] is one
 //! waiter's stake in one operation: its epoch, and the slot through which a value passes. It is linked
-//! in at most one list, once; the list holds a strong reference while it is.
+//! in at most one list, once.
+//!
+//! Where an entry lives is its owner's choice, a [`Place`]: in an [`Arc`], of which the list holds a reference
+//! while the entry is linked, or [`InPlace`], in memory of the owner's that the list only points to. The latter
+//! needs no allocation. It is sound because nobody but the owner touches an entry that is neither linked nor
+//! claimed, and the owner gives the memory up only when it is neither: after a hand-over, whose outcome
+//! the claimer stored when it was done with the entry; after any other end once it has looked under the lock, where
+//! the entry is unlinked if nobody has. An owner that is in a hurry while a claim is on its way waits for its outcome,
+//! which is a few instructions away.
 //!
 //! The slot belongs to whoever may touch it at that moment: the owner before the entry is linked,
 //! the holder of the claim until it completes, the owner again after it saw the outcome.
@@ -10,9 +18,14 @@
 //! Entries of an earlier [`fork`] generation are forgotten, not released: their owners do
 //! not exist in this process, and neither do their reference counts mean anything here.
 
-use std::{ptr, sync::Arc};
+use std::{
+    mem::{ManuallyDrop, MaybeUninit},
+    ops::Deref,
+    ptr::{self, NonNull},
+    sync::Arc,
+};
 
-use super::{Claim, Epoch, WaiterRef, fork};
+use super::{Claim, Epoch, Waiter, WaiterRef, fork};
 use crate::sync::UnsafeCell;
 
 /// One waiter's stake in one operation.
@@ -31,6 +44,17 @@ struct Links<T> {
     prev: *const Entry<T>,
     next: *const Entry<T>,
     linked: bool,
+    /// The list holds a reference of the entry's `Arc`.
+    counted: bool,
+}
+
+impl<T> Links<T> {
+    const NONE: Self = Self {
+        prev: ptr::null(),
+        next: ptr::null(),
+        linked: false,
+        counted: false,
+    };
 }
 
 // SAFETY: `slot` and `links` each have one user at a time by the rules above; `T` crosses threads.
@@ -39,17 +63,13 @@ unsafe impl<T: Send> Send for Entry<T> {}
 unsafe impl<T: Send> Sync for Entry<T> {}
 
 impl<T> Entry<T> {
-    pub fn new(waiter: WaiterRef, epoch: Epoch, value: Option<T>) -> Arc<Self> {
-        Arc::new(Self {
+    fn new(waiter: WaiterRef, epoch: Epoch, value: Option<T>) -> Self {
+        Self {
             waiter,
             epoch,
             slot: UnsafeCell::new(value),
-            links: UnsafeCell::new(Links {
-                prev: ptr::null(),
-                next: ptr::null(),
-                linked: false,
-            }),
-        })
+            links: UnsafeCell::new(Links::NONE),
+        }
     }
 
     /// Takes what is in the slot.
@@ -79,6 +99,91 @@ impl<T> Entry<T> {
     pub unsafe fn peek(&self) -> Option<&T> {
         // SAFETY: no other user, by the caller's promise.
         unsafe { (*self.slot.get()).as_ref() }
+    }
+}
+
+/// Where the entry of a wait is made, if the operation has to wait.
+pub trait Place<T> {
+    /// What the owner finishes the wait with.
+    type Left;
+
+    /// Arms the waiter, which is in no wait, and links its entry last. From here on others may end the wait.
+    fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Self::Left;
+}
+
+/// On the heap, shared with the list.
+impl<T> Place<T> for &WaiterRef {
+    type Left = Arc<Entry<T>>;
+
+    fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Arc<Entry<T>> {
+        let entry = Arc::new(Entry::new(self.clone(), self.arm(), value));
+        let list_s = Arc::into_raw(Arc::clone(&entry)).cast_mut();
+        // SAFETY: not null, alive and new; the reference is given to the list.
+        unsafe { list.push(NonNull::new_unchecked(list_s), true) };
+        entry
+    }
+}
+
+/// In memory of the owner's. The entry has no reference to the waiter, which the owner keeps alive.
+#[derive(Debug)]
+pub struct InPlace<T> {
+    waiter: NonNull<Waiter>,
+    memory: NonNull<MaybeUninit<Entry<T>>>,
+}
+
+impl<T> InPlace<T> {
+    /// # Safety
+    /// If the operation waits, then until it has been finished: `waiter` stays alive, and `memory`, which no entry is
+    /// in, stays where it is and is not touched but through the entry. The entry is not dropped.
+    pub unsafe fn new(waiter: NonNull<Waiter>, memory: NonNull<MaybeUninit<Entry<T>>>) -> Self {
+        Self { waiter, memory }
+    }
+}
+
+impl<T> Place<T> for InPlace<T> {
+    type Left = Epoch;
+
+    #[inline]
+    fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Epoch {
+        // SAFETY: alive as long as the entry, by the promise of `new`, and the entry is never dropped.
+        let waiter = unsafe { WaiterRef::borrow(self.waiter) };
+        let epoch = waiter.arm();
+        let entry = Entry::new(ManuallyDrop::into_inner(waiter), epoch, value);
+        // SAFETY: free, and alive until the operation has been finished, by the promise of `new`.
+        unsafe { list.push(NonNull::from((*self.memory.as_ptr()).write(entry)), false) };
+        epoch
+    }
+}
+
+/// An entry that was taken off its list. One whose waiter's claim is held is not its owner's to free yet.
+#[derive(Debug)]
+pub struct Unlinked<T> {
+    entry: NonNull<Entry<T>>,
+    /// The list's reference came along.
+    counted: bool,
+}
+
+// SAFETY: an entry crosses threads as `T` does.
+unsafe impl<T: Send> Send for Unlinked<T> {}
+
+impl<T> Deref for Unlinked<T> {
+    type Target = Entry<T>;
+
+    #[inline]
+    fn deref(&self) -> &Entry<T> {
+        // SAFETY: alive: by its own reference; or its owner waits for the claim that goes with this, or for the lock under
+        // which it was unlinked.
+        unsafe { self.entry.as_ref() }
+    }
+}
+
+impl<T> Drop for Unlinked<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.counted {
+            // SAFETY: the reference is ours.
+            drop(unsafe { Arc::from_raw(self.entry.as_ptr()) });
+        }
     }
 }
 
@@ -117,10 +222,13 @@ impl<T> WaiterList<T> {
         self.head.is_null()
     }
 
-    /// Links `entry` last.
-    pub fn push(&mut self, entry: &Arc<Entry<T>>) {
+    /// Links an entry last. `counted`: the list gets a reference of its `Arc`.
+    ///
+    /// # Safety
+    /// `entry` is alive while it is linked, and in no list.
+    unsafe fn push(&mut self, entry: NonNull<Entry<T>>, counted: bool) {
         self.forget_other_generations();
-        let node = Arc::into_raw(Arc::clone(entry));
+        let node = entry.as_ptr().cast_const();
         // SAFETY: `node` is alive, and its links are guarded by the lock the caller holds.
         unsafe {
             let links = &mut *(*node).links.get();
@@ -129,6 +237,7 @@ impl<T> WaiterList<T> {
                 prev: self.tail,
                 next: ptr::null(),
                 linked: true,
+                counted,
             };
             if self.tail.is_null() {
                 self.head = node;
@@ -140,19 +249,19 @@ impl<T> WaiterList<T> {
     }
 
     /// Unlinks `entry` if it is still linked, and says whether it was.
-    pub fn remove(&mut self, entry: &Arc<Entry<T>>) -> bool {
+    pub fn remove(&mut self, entry: &Entry<T>) -> bool {
         self.forget_other_generations();
         // SAFETY: `entry` is alive, and its links are guarded by the lock the caller holds.
         if !unsafe { (*entry.links.get()).linked } {
             return false;
         }
         // SAFETY: it is linked, and in this list: an entry is only ever in one.
-        drop(unsafe { self.unlink(Arc::as_ptr(entry)) });
+        drop(unsafe { self.unlink(entry) });
         true
     }
 
     /// Unlinks entries from the front until one can be claimed. Those that cannot have ended already.
-    pub fn claim_first(&mut self) -> Option<(Arc<Entry<T>>, Claim)> {
+    pub fn claim_first(&mut self) -> Option<(Unlinked<T>, Claim)> {
         self.claim_if(|_| true)
     }
 
@@ -165,7 +274,7 @@ impl<T> WaiterList<T> {
     pub unsafe fn claim_first_if(
         &mut self,
         mut fits: impl FnMut(Option<&T>) -> bool,
-    ) -> Option<(Arc<Entry<T>>, Claim)> {
+    ) -> Option<(Unlinked<T>, Claim)> {
         // SAFETY: nobody touches the slot, by the caller's promise.
         self.claim_if(|entry| fits(unsafe { entry.peek() }))
     }
@@ -173,7 +282,7 @@ impl<T> WaiterList<T> {
     fn claim_if(
         &mut self,
         mut wanted: impl FnMut(&Entry<T>) -> bool,
-    ) -> Option<(Arc<Entry<T>>, Claim)> {
+    ) -> Option<(Unlinked<T>, Claim)> {
         self.forget_other_generations();
         // SAFETY: the head of the list is alive.
         while !self.head.is_null() && wanted(unsafe { &*self.head }) {
@@ -201,7 +310,7 @@ impl<T> WaiterList<T> {
 
     /// # Safety
     /// `node` is linked in this list.
-    unsafe fn unlink(&mut self, node: *const Entry<T>) -> Arc<Entry<T>> {
+    unsafe fn unlink(&mut self, node: *const Entry<T>) -> Unlinked<T> {
         // SAFETY: linked entries and their neighbours are alive, their links guarded by the lock the
         // caller holds; the reference taken over here is the one `push` gave the list.
         unsafe {
@@ -216,12 +325,11 @@ impl<T> WaiterList<T> {
             } else {
                 (*(*links.next).links.get()).prev = links.prev;
             }
-            *links = Links {
-                prev: ptr::null(),
-                next: ptr::null(),
-                linked: false,
-            };
-            Arc::from_raw(node)
+            let counted = std::mem::replace(links, Links::NONE).counted;
+            Unlinked {
+                entry: NonNull::new_unchecked(node.cast_mut()),
+                counted,
+            }
         }
     }
 }

@@ -22,7 +22,7 @@
 //! epoch that is over, and its claim fails. So nobody has to find and remove timers on the fast way,
 //! and a select is one waiter with an entry, all of the same epoch, in each of its channels.
 
-use std::{marker::PhantomData, ptr::NonNull};
+use std::{marker::PhantomData, mem::ManuallyDrop, ptr::NonNull};
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -36,6 +36,8 @@ const TIMED_OUT: u64 = 2;
 const INTERRUPTED: u64 = 3;
 const ARMED: u64 = 4;
 const CLAIMED: u64 = 5;
+/// The owner has also looked at the outcome, and says so, for owners that must not forget to: see `settle`.
+const SETTLED: u64 = 6;
 
 /// Names one wait of one waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +91,7 @@ pub struct Waiter {
 impl Waiter {
     pub fn new(class: &'static WaiterClass) -> Self {
         Self {
-            word: AtomicU64::new(HANDED),
+            word: AtomicU64::new(SETTLED),
             class,
         }
     }
@@ -99,7 +101,10 @@ impl Waiter {
     pub fn arm(&self) -> Epoch {
         // Ordering: Relaxed, between waits only the owner writes the word.
         let old = self.word.load(Ordering::Relaxed);
-        debug_assert!(old & STATE_MASK < ARMED, "armed in a wait: {old:#x}");
+        debug_assert!(
+            !matches!(old & STATE_MASK, ARMED | CLAIMED),
+            "armed in a wait: {old:#x}"
+        );
         let epoch = Epoch((old >> STATE_BITS).wrapping_add(1) & (u64::MAX >> STATE_BITS));
         // Ordering: SeqCst, against `Waiter::armed` in a cancellation: the owner arms, then looks whether it
         // is cancelled; the canceller marks, then looks whether the owner is armed. One sees the other.
@@ -120,6 +125,22 @@ impl Waiter {
                 Ordering::Relaxed,
             )
             .is_ok()
+    }
+
+    /// Notes that the owner is done with a wait that has ended. It need not say so, unless it asks
+    /// [`is_settled`](Self::is_settled). Until the next wait there is no outcome any more.
+    #[inline]
+    pub fn settle(&self, epoch: Epoch) {
+        debug_assert!(self.outcome(epoch).is_some(), "settled in a wait");
+        // Ordering: Relaxed, between waits only the owner writes the word, and a late claim expects another.
+        self.word.store(epoch.word(SETTLED), Ordering::Relaxed);
+    }
+
+    /// Whether the owner is in no wait, and is done with the last one.
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        // Ordering: Relaxed, the owner asks for what it wrote itself.
+        self.word.load(Ordering::Relaxed) & STATE_MASK == SETTLED
     }
 
     /// How the wait ended, or `None` while it has not.
@@ -172,6 +193,15 @@ impl WaiterRef {
         // SAFETY: alive and embedded as its class expects, by the caller's promise.
         unsafe { (waiter.as_ref().class.retain)(waiter) };
         Self(waiter)
+    }
+
+    /// A reference that is not counted.
+    ///
+    /// # Safety
+    /// `waiter` is as for [`retain`](Self::retain), and alive as long as the result, which is never dropped.
+    #[inline]
+    pub unsafe fn borrow(waiter: NonNull<Waiter>) -> ManuallyDrop<Self> {
+        ManuallyDrop::new(Self(waiter))
     }
 
     /// Claims the right to end the wait `epoch`. `None`: it is over, or another side was first.

@@ -68,7 +68,7 @@ pub fn send<T, M: Mode>(
         BeginSend::Waiting(entry) => {
             sleep(&entry);
             // SAFETY: from this channel's `begin_send`, and the wait is over.
-            unsafe { channel.finish_send(entry) }
+            unsafe { channel.finish_send(&entry) }
         }
     }
 }
@@ -81,7 +81,7 @@ pub fn recv<T, M: Mode>(channel: &Channel<T, M>, waiter: &WaiterRef) -> Result<T
         BeginRecv::Waiting(entry) => {
             sleep(&entry);
             // SAFETY: from this channel's `begin_recv`, and the wait is over.
-            unsafe { channel.finish_recv(entry) }
+            unsafe { channel.finish_recv(&entry) }
         }
     }
 }

@@ -451,7 +451,7 @@ pub fn send<T: Send>(channel: &Channel<T, Shared>, value: T) -> Result<(), SendE
         BeginSend::Waiting(entry) => {
             caller.wait(entry.epoch, None);
             // SAFETY: from this channel's `begin_send`, and the wait is over.
-            unsafe { channel.finish_send(entry) }
+            unsafe { channel.finish_send(&entry) }
         }
     }
 }
@@ -464,7 +464,7 @@ pub fn recv<T: Send>(channel: &Channel<T, Shared>) -> Result<T, RecvError> {
         BeginRecv::Waiting(entry) => {
             caller.wait(entry.epoch, None);
             // SAFETY: from this channel's `begin_recv`, and the wait is over.
-            unsafe { channel.finish_recv(entry) }
+            unsafe { channel.finish_recv(&entry) }
         }
     }
 }
