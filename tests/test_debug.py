@@ -200,8 +200,10 @@ STALLED = """
 
 @pytest.mark.parametrize("limit", ["0.05", "1"])
 def test_a_stall_is_logged_once_with_the_task_its_line_and_how_many_wait(limit: str) -> None:
-    said, about = output(STALLED, PENSTOCK_STALL=limit).splitlines()
+    *lines, about = output(STALLED, PENSTOCK_STALL=limit).splitlines()
     name, behind = about.split()
+    # A busy machine may keep others from going on for as long as the shorter limit, too.
+    (said,) = [line for line in lines if name in line]
     assert said.startswith(f"penstock WARNING {name} has kept its thread for more than {limit} s at ")
     waiting = {"1": "1 parked task has", "2": "2 parked tasks have"}[behind]
     assert re.search(rf"threading\.py:\d+ in \w+: {waiting} to wait for it", said), said
