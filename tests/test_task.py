@@ -744,6 +744,80 @@ def test_the_context_of_one_task_does_not_leak_into_the_next() -> None:
     assert {task.result(timeout=LIMIT) for task in tasks} == {0}
 
 
+async def read_and_change(variable: contextvars.ContextVar[int]) -> int:
+    before = variable.get()
+    variable.set(-1)
+    await penstock.asleep(0)
+    assert variable.get() == -1
+    return before
+
+
+def test_each_task_of_a_task_gets_a_copy_of_what_its_creator_has_by_then() -> None:
+    variable = contextvars.ContextVar("variable", default=0)
+
+    def change(i: int) -> int:
+        before = variable.get()
+        variable.set(-i)
+        return before
+
+    def spawn() -> list[int]:
+        tasks = []
+        for i in range(100):
+            if i % 5 == 0:
+                variable.set(i)
+            tasks.append(go(change, i))
+            tasks.append(go(read_and_change, variable))
+        seen = [task.result(timeout=LIMIT) for task in tasks]
+        assert variable.get() == 95
+        return seen
+
+    seen = go(spawn).result(timeout=LIMIT)
+    assert seen == [i // 5 * 5 for i in range(100) for _ in range(2)]
+
+
+def test_tasks_that_wait_to_start_have_one_context_in_common() -> None:
+    variable = contextvars.ContextVar("variable", default=0)
+
+    def contexts() -> int:
+        return sum(isinstance(thing, contextvars.Context) for thing in gc.get_objects())
+
+    def spawn() -> int:
+        variable.set(1)
+        before = contexts()
+        tasks = [go(variable.get) for _ in range(1000)]
+        more = contexts() - before
+        assert [task.result(timeout=LIMIT) for task in tasks] == [1] * 1000
+        return more
+
+    assert go(spawn).result(timeout=LIMIT) < 100
+
+
+def test_what_a_context_holds_goes_with_the_last_task_that_has_it(wait_until: Any) -> None:
+    class Value:
+        pass
+
+    variable = contextvars.ContextVar[Value]("variable")
+
+    def spawn() -> weakref.ref[Value]:
+        value = Value()
+        variable.set(value)
+        go(variable.get).result(timeout=LIMIT)
+        return weakref.ref(value)
+
+    reference = go(spawn).result(timeout=LIMIT)
+    wait_until(lambda: gc.collect() >= 0 and reference() is None)
+
+
+def test_tasks_that_other_threads_have_run_are_freed(wait_until: Any) -> None:
+    def spawn() -> list[weakref.ref[penstock.Task[int]]]:
+        tasks = [go(int) for _ in range(5000)]
+        assert [task.result(timeout=LIMIT) for task in tasks] == [0] * 5000
+        return [weakref.ref(task) for task in tasks]
+
+    references = go(spawn).result(timeout=LIMIT)
+    wait_until(lambda: not any(reference() is not None for reference in references))
+
+
 # sleep and yield_now
 
 

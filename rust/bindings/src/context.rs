@@ -4,12 +4,16 @@
 //! entered once for many tasks. If after a task it is no longer empty, or something else refers to
 //! it (a `Token`), nobody else may see it: the next task gets a fresh one. A coroutine that made it so keeps
 //! it for its later steps.
+//!
+//! Otherwise the creator takes a *snapshot* of its context, which all tasks have in common that it makes until it changes a
+//! variable. A snapshot is never entered; a task copies it when it starts. So ten thousand queued tasks are one context, not
+//! ten thousand objects for the collector to go through, and the copy is the object that the task before has left.
 
 use std::ptr;
 
-use pyo3::ffi;
+use pyo3::{ffi, prelude::*};
 
-use crate::object::Object;
+use crate::{interpreter, object::Object};
 
 /// How many variables are set in a context: what `len()` gives, without its two detours. It is a field, so no Python
 /// code runs and it cannot fail.
@@ -108,5 +112,43 @@ impl Base {
     pub unsafe fn leave(&mut self) {
         // SAFETY: ours.
         unsafe { ffi::Py_CLEAR(&raw mut self.context) };
+    }
+}
+
+/// What the context of the task that runs on a stack was when it last made a task; null if it made none, or had none.
+pub struct Snapshot(*mut ffi::PyObject);
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self(ptr::null_mut())
+    }
+}
+
+impl Snapshot {
+    /// A snapshot of the current context, which is not empty: a new reference, or null with an exception set.
+    ///
+    /// # Safety
+    /// On the stack's thread, in its task.
+    pub unsafe fn take(&mut self, py: Python<'_>) -> *mut ffi::PyObject {
+        // SAFETY: attached; a snapshot is alive while it is here.
+        unsafe {
+            if self.0.is_null() || !interpreter::is_unchanged_since(py, self.0) {
+                let new = ffi::PyContext_CopyCurrent();
+                let old = std::mem::replace(&mut self.0, new);
+                ffi::Py_XDECREF(old);
+            }
+            ffi::Py_XINCREF(self.0);
+            self.0
+        }
+    }
+
+    /// The task has ended its run, or its step.
+    ///
+    /// # Safety
+    /// On the stack's thread, attached, in the loop.
+    #[inline]
+    pub unsafe fn clear(&mut self) {
+        // SAFETY: ours.
+        unsafe { ffi::Py_CLEAR(&raw mut self.0) };
     }
 }

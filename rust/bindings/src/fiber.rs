@@ -28,7 +28,7 @@ use pyo3::{
 
 use crate::{
     boundary::Wait,
-    context::Base,
+    context::{Base, Snapshot},
     error::raise,
     hot::Definition,
     interpreter::{self, DeferredHold},
@@ -99,6 +99,8 @@ pub struct StackState {
     hold: DeferredHold,
     /// The context that tasks without one of their own run in.
     pub base: Base,
+    /// The context of the tasks that its task makes.
+    pub snapshot: Snapshot,
 }
 
 impl Default for StackState {
@@ -108,6 +110,7 @@ impl Default for StackState {
             wait: Wait::default(),
             hold: DeferredHold::new(),
             base: Base::default(),
+            snapshot: Snapshot::default(),
         }
     }
 }
@@ -162,6 +165,7 @@ unsafe fn free_stack(stack: NonNull<Stack>) {
         stack.as_ref().machine.remove_stack(stack);
         let mut state = Box::from_raw(stack.as_ref().host.get().cast::<StackState>());
         state.base.leave();
+        state.snapshot.clear();
         ffi::Py_CLEAR(&raw mut state.greenlet);
         drop(Box::from_raw(stack.as_ptr()));
     }

@@ -10,6 +10,9 @@
  *    (`penstock_hold_deferred`).
  * 4. A moment in which no other thread is attached (`penstock_stop_the_world`).
  *
+ * 4. Whether two contexts have the same variables (`penstock_same_variables`).
+ * 5. References that another thread may drop (`penstock_share`).
+ *
  * Why 3 is needed. Without the GIL, references on the evaluation stack to functions, code, classes,
  * methods and modules are not counted ("deferred"): the collector finds them in a walk over the frames of
  * every thread state (`gc_visit_thread_stacks` in Python/gc_free_threading.c), and nothing else frees such
@@ -58,6 +61,7 @@
 #  include "internal/pycore_interpframe.h"
 #  include "internal/pycore_stackref.h"
 #endif
+#include "internal/pycore_context.h"
 #include "internal/pycore_interp.h"
 #include "internal/pycore_pystate.h"
 #include "internal/pycore_runtime.h"
@@ -114,6 +118,16 @@ PyObject *
 penstock_current_context(void)
 {
     return current_thread()->context;
+}
+
+/* Whether both contexts have the very same variables. These are an immutable map that copies share, so the answer
+ * costs a comparison; it may be no where the maps are equal. False where a context is not laid out as in our headers.
+ * The second is this thread's current one, and the first is entered nowhere. */
+int
+penstock_same_variables(PyObject *first, PyObject *second)
+{
+    return PyContext_Type.tp_basicsize == sizeof(PyContext)
+        && ((PyContext *)first)->ctx_vars == ((PyContext *)second)->ctx_vars;
 }
 
 /* Collection ---------------------------------------------------------------------------------- */

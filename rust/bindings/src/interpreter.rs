@@ -1,7 +1,8 @@
 //! What the runtime has to know of the interpreter where `CPython` has no public function for it.
 //!
 //! `interpreter.c` reads the structures; this file says when that is allowed. Nothing here is on the
-//! path of a call that goes through without waiting, but for [`context_is_empty`].
+//! path of a call that goes through without waiting, but for what each task needs: its callable's kind, its creator's
+//! context, and its reference to itself ([`share`]).
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +28,7 @@ mod shim {
 
     unsafe extern "C" {
         pub fn penstock_current_context() -> *mut PyObject;
+        pub fn penstock_same_variables(first: *mut PyObject, second: *mut PyObject) -> c_int;
         pub fn penstock_collecting() -> c_int;
         pub fn penstock_this_thread() -> usize;
         pub fn penstock_function_kind(callable: *mut PyObject) -> c_int;
@@ -71,6 +73,16 @@ pub unsafe fn with_stopped_world<T>(_py: Python<'_>, look: impl FnOnce() -> T) -
 pub fn current_context(_py: Python<'_>) -> *mut PyObject {
     // SAFETY: `_py` proves that the thread state is attached, which is all the shim needs.
     unsafe { shim::penstock_current_context() }
+}
+
+/// Whether `snapshot`, which nobody has entered, has the variables that this thread's current context has. A no may be wrong.
+///
+/// # Safety
+/// `snapshot` is a context, and alive.
+pub unsafe fn is_unchanged_since(py: Python<'_>, snapshot: *mut PyObject) -> bool {
+    let context = current_context(py);
+    // SAFETY: both are contexts, and alive (see `current_context`).
+    !context.is_null() && unsafe { shim::penstock_same_variables(snapshot, context) != 0 }
 }
 
 /// Whether a copy of this thread's context would be empty, so that a task created here can do without.

@@ -41,7 +41,7 @@ use crate::{
     callback,
     convert::Patience,
     error::{Failure, Raised, raise},
-    interpreter,
+    fiber, interpreter,
     interrupt::Interrupts,
     operation,
 };
@@ -82,7 +82,7 @@ struct Fields {
     args: *mut ffi::PyObject,
     /// A dict, or null.
     kwargs: *mut ffi::PyObject,
-    /// Its own context; null while that is still empty.
+    /// A snapshot of its creator's context before it has started, its own after; null while that is still empty.
     context: *mut ffi::PyObject,
     /// The result, or the exception.
     result: *mut ffi::PyObject,
@@ -374,12 +374,17 @@ unsafe fn new_task(
     let context = if interpreter::context_is_empty(py) {
         ptr::null_mut()
     } else {
-        // SAFETY: attached.
-        let copy = unsafe { ffi::PyContext_CopyCurrent() };
-        if copy.is_null() {
+        // SAFETY: attached, on the stack's thread, in its task.
+        let snapshot = unsafe {
+            match Machine::current().and_then(Machine::current_stack) {
+                Some(stack) => fiber::state(stack).snapshot.take(py),
+                None => ffi::PyContext_CopyCurrent(),
+            }
+        };
+        if snapshot.is_null() {
             return give_up();
         }
-        copy
+        snapshot
     };
     // SAFETY: the callable is alive.
     unsafe { ffi::Py_INCREF(callable) };

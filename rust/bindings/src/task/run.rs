@@ -55,13 +55,13 @@ impl TaskObject {
     unsafe fn call(&self, machine: &Machine, stack: &Stack) {
         // SAFETY: in `run`, attached, the one user of the fields.
         unsafe {
-            let context = self.fields().context;
             let generation = fork::generation();
-            let entered = if context.is_null() {
+            let entered = if self.fields().context.is_null() {
                 fiber::state(stack).base.enter()
             } else {
-                ffi::PyContext_Enter(context) == 0
+                self.enter_context(true)
             };
+            let context = self.fields().context;
             let mut result = ptr::null_mut();
             if entered {
                 let fields = self.fields();
@@ -85,8 +85,28 @@ impl TaskObject {
             } else if entered {
                 ffi::PyContext_Exit(context);
             }
+            fiber::state(stack).snapshot.clear();
             stack.task.set(ptr::null());
             self.end_with(machine, result, true);
+        }
+    }
+
+    /// Enters the task's context, which a task that starts copies from the snapshot first. `false`: an exception is set.
+    ///
+    /// # Safety
+    /// In `run`; the context is not null.
+    unsafe fn enter_context(&self, starts: bool) -> bool {
+        // SAFETY: in `run`, attached, the one user of the fields.
+        unsafe {
+            if starts {
+                let copy = ffi::PyContext_Copy(self.fields().context);
+                if copy.is_null() {
+                    return false;
+                }
+                let snapshot = std::mem::replace(&mut self.fields().context, copy);
+                ffi::Py_DECREF(snapshot);
+            }
+            ffi::PyContext_Enter(self.fields().context) == 0
         }
     }
 
@@ -123,13 +143,13 @@ impl TaskObject {
         // SAFETY: in `run`, attached, the one user of the fields.
         unsafe {
             let py = Python::assume_attached();
-            let own_context = self.fields().context;
             let generation = fork::generation();
-            let entered = if own_context.is_null() {
+            let entered = if self.fields().context.is_null() {
                 fiber::state(stack).base.enter()
             } else {
-                ffi::PyContext_Enter(own_context) == 0
+                self.enter_context(starts)
             };
+            let own_context = self.fields().context;
             let mut result = ptr::null_mut();
             let mut sent = ffi::PySendResult::PYGEN_ERROR;
             if entered && (!starts || self.make_coroutine(py).is_ok()) {
@@ -150,6 +170,7 @@ impl TaskObject {
             } else if entered {
                 ffi::PyContext_Exit(own_context);
             }
+            fiber::state(stack).snapshot.clear();
             stack.task.set(ptr::null());
             operation::clear_stop();
             match sent {
