@@ -6,7 +6,7 @@
 //! Invariant: a worker is either in the hands of exactly one machine (running it, or asleep with it), or in
 //! `free`. A machine that is not `Awake` is in the list of its place, and only there.
 
-use std::{collections::VecDeque, ptr::NonNull, time::Instant};
+use std::{collections::VecDeque, time::Instant};
 
 use super::{Machine, Scheduler, worker::Worker};
 use crate::sync::{Ordering, fence};
@@ -92,15 +92,19 @@ impl Idle {
             .iter()
             .position(|machine| machine.place(self) == Place::Holding)
             .or_else(|| self.sleepers.len().checked_sub(1))?;
-        let machine = self.sleepers[at];
+        let worker = self.disarm(self.sleepers[at]);
+        worker.set_idle(self, false);
+        Some(worker)
+    }
+
+    /// Takes its worker from a machine that sleeps with one.
+    pub fn disarm(&mut self, machine: &'static Machine) -> &'static Worker {
         let place = match machine.place(self) {
             Place::Holding => Place::Parked,
             _ => Place::Spare,
         };
         self.put(machine, place);
-        let worker = machine.take_worker();
-        worker.set_idle(self, false);
-        Some(worker)
+        machine.take_worker()
     }
 }
 
@@ -161,13 +165,13 @@ impl Scheduler {
         self.give_to_spare(idle, worker, true);
     }
 
-    /// Has a spare machine, or a new one, run `worker`. Ends the lock.
+    /// Has a spare machine, or a new one, run `worker`; `false`: there is no thread for one. Ends the lock.
     pub(super) fn give_to_spare(
         &'static self,
         mut idle: crate::sync::LockGuard<'_, Idle>,
         worker: &'static Worker,
         searching: bool,
-    ) {
+    ) -> bool {
         if let Some(&machine) = idle.spares.last() {
             idle.put(machine, Place::Awake);
             machine.put_worker(worker);
@@ -181,7 +185,7 @@ impl Scheduler {
             if !spare_left {
                 self.start_spare();
             }
-            return;
+            return true;
         }
         drop(idle);
         let machine = self.new_machine();
@@ -189,29 +193,56 @@ impl Scheduler {
         if searching {
             machine.set_searching();
         }
-        if !self.start(machine) {
-            // No thread is to be had. The worker stays free; whoever comes by next takes it.
-            let worker = machine.take_worker();
-            if searching {
-                machine.unset_searching();
-                self.searching.fetch_sub(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
-            }
-            let mut idle = self.idle.lock();
-            // While it was in no list, a machine may have looked for one in vain.
-            if let Some(&waiting) = idle.waiting.front() {
-                idle.put(waiting, Place::Awake);
-                waiting.put_worker(worker);
-                self.publish(&idle);
-                drop(idle);
-                self.unpark(waiting);
-                return;
-            }
-            worker.set_idle(&mut idle, true);
-            idle.free.push(worker);
-            self.publish(&idle);
+        let started = self.start(machine);
+        if started {
+            self.monitor.workers_awake();
+        } else {
+            machine.give_up_start();
+        }
+        started
+    }
+
+    /// Leaves `worker` to whoever comes by next, or gives it to the machine that has waited longest: while the worker was
+    /// in no list that one may have looked for it in vain.
+    pub(super) fn set_free(&'static self, worker: &'static Worker) {
+        let mut idle = self.idle.lock();
+        if worker.is_orphaned() {
+            drop(idle);
+            self.retire(worker);
             return;
         }
-        self.monitor.workers_awake();
+        if let Some(&waiting) = idle.waiting.front() {
+            idle.put(waiting, Place::Awake);
+            waiting.put_worker(worker);
+            worker.set_idle(&mut idle, false);
+            self.publish(&idle);
+            drop(idle);
+            self.unpark(waiting);
+            return;
+        }
+        worker.set_idle(&mut idle, true);
+        idle.free.push(worker);
+        self.publish(&idle);
+        drop(idle);
+        self.end_if_quiet();
+    }
+
+    /// An orphan that was in hand till now is done with: passes on what is left in it, and keeps it for later.
+    pub(super) fn retire(&'static self, worker: &'static Worker) {
+        let mut left = Vec::new();
+        while let Some(task) = worker.queue.take_next().or_else(|| worker.queue.pop()) {
+            left.push(task.as_ptr());
+        }
+        self.injector.push_all(&left);
+        if worker.timers.next().is_some() {
+            self.timer_added(worker); // set after the take-over
+        }
+        let mut idle = self.idle.lock();
+        idle.orphans.retain(|other| !std::ptr::eq(*other, worker));
+        idle.pool.push(worker);
+        self.publish(&idle);
+        drop(idle);
+        self.notify();
     }
 
     /// A timer was added to a worker whose machine may sleep past it, or may have lost its slot since: sees to
@@ -220,9 +251,7 @@ impl Scheduler {
         let mut idle = self.idle.lock();
         while worker.is_orphaned() {
             drop(idle); // moving timers drops none, but takes their locks
-            // Ordering: Acquire pairs with the Release that put the worker there.
-            // SAFETY: slots are never empty, and workers are leaked.
-            let heir = unsafe { &*self.slots[worker.slot].load(Ordering::Acquire) };
+            let heir = self.slots.heir(worker);
             heir.timers.take_over(&worker.timers);
             worker = heir;
             idle = self.idle.lock();
@@ -298,18 +327,8 @@ impl Scheduler {
             || !machine.inbox.is_empty()
             // Ordering: SeqCst, after the stores of the machine that is about to sleep.
             || self.waiting_machines.load(Ordering::SeqCst) != 0
-            || self.slots().any(queued)
+            || self.slots.iter().any(queued)
             || (self.orphans.load(Ordering::SeqCst) != 0
                 && self.idle.lock().orphans.iter().copied().any(queued))
-    }
-
-    /// The workers in the slots.
-    pub(super) fn slots(&self) -> impl Iterator<Item = &'static Worker> + '_ {
-        self.slots.iter().map(|slot| {
-            // Ordering: Acquire pairs with the Release that put the worker there.
-            let worker = NonNull::new(slot.load(Ordering::Acquire)).expect("slots are never empty");
-            // SAFETY: workers are leaked, never freed.
-            unsafe { worker.as_ref() }
-        })
     }
 }

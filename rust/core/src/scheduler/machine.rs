@@ -94,6 +94,8 @@ pub struct Machine {
     searching: AtomicBool,
     place: UnsafeCell<Place>,
     mission: UnsafeCell<Option<Mission>>,
+    /// The one task that it is for, or null. Written before its thread is started.
+    alone: AtomicPtr<Task>,
     /// The stack that runs. Its thread's.
     current: Cell<*mut Stack>,
     own: UnsafeCell<Own>,
@@ -127,6 +129,7 @@ impl Machine {
             searching: AtomicBool::new(false),
             place: UnsafeCell::new(Place::Awake),
             mission: UnsafeCell::new(None),
+            alone: AtomicPtr::new(ptr::null_mut()),
             current: Cell::new(ptr::null_mut()),
             own: UnsafeCell::new(Own {
                 random: u32::try_from(id).unwrap_or(0).wrapping_mul(0x9E37_79B9) | 1,
@@ -209,6 +212,68 @@ impl Machine {
         unsafe { worker.as_ref() }.expect("a worker is in hand")
     }
 
+    /// There is no thread for it, or its thread cannot run: leaves the worker in hand to others.
+    pub fn give_up_start(&'static self) {
+        let worker = self.take_worker();
+        if self.is_searching() {
+            self.unset_searching();
+            // Ordering: SeqCst, also changed under the lock.
+            self.scheduler.searching.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.scheduler.set_free(worker);
+    }
+
+    // ---- one task's own ----
+
+    pub(super) fn set_alone(&self, task: *mut Task) {
+        // Ordering: Relaxed, before its thread is started, which orders it.
+        self.alone.store(task, Ordering::Relaxed);
+    }
+
+    /// Whether it is for one task alone, which keeps the thread from its beginning to its end.
+    #[inline]
+    pub fn is_alone(&self) -> bool {
+        // Ordering: Relaxed, as above.
+        !self.alone.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Whether tasks park here as fibers.
+    #[inline]
+    pub fn fibers(&self) -> bool {
+        self.scheduler.fibers && !self.is_alone()
+    }
+
+    /// Runs the task that the machine is for, as soon as there is a worker for it.
+    ///
+    /// # Safety
+    /// As for [`work`](Self::work).
+    unsafe fn work_alone(&'static self, task: NonNull<Task>) {
+        if let Some(me) = NonNull::new(self.current.get()) {
+            self.own().ready.push_back(me);
+            self.wait_on_thread(me);
+        }
+        // SAFETY: new, and given to this machine to run.
+        unsafe { Task::run(task) };
+        match self.sound_worker() {
+            Some(_) => self.hand_off(),
+            None => self.give_up_orphan(),
+        }
+        self.scheduler.end_if_quiet(); // this machine comes to no rest
+    }
+
+    /// The calling thread, on which [`work`](Self::work) has returned, is an ordinary one from now on.
+    pub fn leave(&'static self) {
+        Self::forget_current();
+        if self.is_alone() {
+            self.set_alone(ptr::null_mut());
+            self.current.set(ptr::null_mut());
+            // Ordering: Relaxed, ordered by the lock of the list.
+            self.thread.store(0, Ordering::Relaxed);
+            self.entered.store(false, Ordering::Relaxed);
+            self.scheduler.keep_for_later(self);
+        }
+    }
+
     // ---- searching ----
 
     pub(super) fn set_searching(&self) {
@@ -287,6 +352,11 @@ impl Machine {
     /// Called by the host on the machine's thread, on a stack it named with
     /// [`set_current_stack`](Self::set_current_stack), inside the embedder's runtime (attached).
     pub unsafe fn work(&'static self) {
+        // Ordering: Relaxed, see `set_alone`.
+        if let Some(task) = NonNull::new(self.alone.load(Ordering::Relaxed)) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.work_alone(task) };
+        }
         loop {
             match self.next() {
                 Next::Task(task) => {
@@ -473,7 +543,8 @@ impl Machine {
     fn search(&'static self, worker: &'static Worker) -> Option<NonNull<Task>> {
         const PASSES: u32 = 4;
         let scheduler = self.scheduler;
-        let count = scheduler.slots.len();
+        let slots = scheduler.slots.get();
+        let count = slots.len();
         // Ordering: SeqCst, counts that are also changed under the lock.
         let orphans = scheduler.orphans.load(Ordering::SeqCst);
         if count == 1 && orphans == 0 {
@@ -505,7 +576,12 @@ impl Machine {
             next
         };
         for pass in 1..=PASSES {
-            if pass == PASSES && scheduler.slots().any(|victim| !victim.queue.is_empty()) {
+            if pass == PASSES
+                && scheduler
+                    .slots
+                    .iter()
+                    .any(|victim| !victim.queue.is_empty())
+            {
                 spin_until(LONE_TASK_DELAY, || false);
             }
             let own = self.own();
@@ -514,7 +590,7 @@ impl Machine {
             own.random ^= own.random << 5;
             let start = own.random as usize % count;
             for offset in 0..count {
-                let slot = &scheduler.slots[(start + offset) % count];
+                let slot = &slots[(start + offset) % count];
                 // Ordering: Acquire pairs with the Release that put the worker there.
                 // SAFETY: slots are never empty, and workers are leaked.
                 let victim = unsafe { &*slot.load(Ordering::Acquire) };
@@ -538,21 +614,7 @@ impl Machine {
 
     /// The slot has another worker: gives the old one back, with what is left in its queue.
     fn give_up_orphan(&'static self) {
-        let worker = self.take_worker();
-        let mut left = Vec::new();
-        while let Some(task) = worker.queue.take_next().or_else(|| worker.queue.pop()) {
-            left.push(task.as_ptr());
-        }
-        self.scheduler.injector.push_all(&left);
-        if worker.timers.next().is_some() {
-            self.scheduler.timer_added(worker); // set after the take-over
-        }
-        let mut idle = self.scheduler.idle.lock();
-        idle.orphans.retain(|other| !ptr::eq(*other, worker));
-        idle.pool.push(worker);
-        self.scheduler.publish(&idle);
-        drop(idle);
-        self.scheduler.notify();
+        self.scheduler.retire(self.take_worker());
     }
 
     /// Sleeps until there is something to do. `occupied`: a parked task has the thread. Says whether the
@@ -598,6 +660,7 @@ impl Machine {
             idle.put(self, place);
             scheduler.publish(&idle);
         }
+        scheduler.end_if_quiet();
         // The sleeper's half: say that we sleep, look once more. The stores under the lock and the loads here are SeqCst.
         let look_again = match self.worker() {
             Some(_) => scheduler.work_is_visible(self),
@@ -659,7 +722,7 @@ impl Machine {
             return false;
         };
         self.own().parked += 1;
-        let resumed = if self.scheduler.fibers {
+        let resumed = if self.fibers() {
             self.leave_stack(me)
         } else {
             self.wait_on_thread(me);
@@ -762,7 +825,7 @@ impl Machine {
         self.own().ready.push_back(me);
         self.own().yielded = true;
         self.own().parked += 1;
-        let resumed = if self.scheduler.fibers {
+        let resumed = if self.fibers() {
             self.to_a_loop(me)
         } else {
             if self.sound_worker().is_some() {

@@ -156,7 +156,7 @@ fn task(scheduler: &'static Scheduler) -> NonNull<Task> {
 /// Somebody who is not a machine queues a task.
 fn submit(scheduler: &'static Scheduler) {
     // SAFETY: alive and new.
-    unsafe { scheduler.submit(task(scheduler)) };
+    unsafe { scheduler.submit(task(scheduler)) }.expect("it is open");
 }
 
 /// Queues more tasks on `worker` than it turns to before it looks around.

@@ -64,7 +64,7 @@ impl Worker {
         self.orphaned.load(Ordering::Acquire)
     }
 
-    /// Is put in its slot, new or again, by the machine that runs it from now on.
+    /// Is about to be put in its slot, new or again, and run.
     pub fn adopt(&self, idle: &mut Idle) {
         self.set_idle(idle, false);
         // Ordering: Release, published with the slot.

@@ -110,7 +110,7 @@ pub fn go(scheduler: &'static Scheduler, call: impl FnOnce() + Send + 'static) -
     // The pointer is to the whole struct, and carries the reference that the task holds to itself.
     let task = NonNull::new(Arc::into_raw(Arc::clone(&job)).cast_mut().cast::<Task>()).unwrap();
     // SAFETY: alive and new.
-    unsafe { scheduler.submit(task) };
+    unsafe { scheduler.submit(task) }.expect("it is open");
     job
 }
 
