@@ -7,12 +7,10 @@ import threading
 from penstock import _core
 
 
-def start(machine: int, number: int) -> None:
+def start(machine: int, name: str) -> None:
     """Start the thread of the machine at that address.
 
     A `threading.Thread`, so that tracing, debuggers and `faulthandler` see it; a daemon, because exit waits
     for no task.
     """
-    threading.Thread(
-        target=_core._machine_main, args=(machine,), name=f"penstock-{number}", daemon=True
-    ).start()
+    threading.Thread(target=_core._machine_main, args=(machine,), name=name, daemon=True).start()

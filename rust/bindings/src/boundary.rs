@@ -154,7 +154,7 @@ impl Caller {
             return Ok(Caller::Thread(ThreadWaiter::here()));
         }
         // SAFETY: on the stack's thread.
-        let holds = unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.scheduler.fibers());
+        let holds = unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.fibers());
         if !holds {
             return Ok(Caller::Thread(ThreadWaiter::here()));
         }

@@ -214,6 +214,9 @@ impl Machine {
 
     /// There is no thread for it, or its thread cannot run: leaves the worker in hand to others.
     pub fn give_up_start(&'static self) {
+        if self.worker().is_none() {
+            return; // a spare one
+        }
         let worker = self.take_worker();
         if self.is_searching() {
             self.unset_searching();
@@ -835,6 +838,9 @@ impl Machine {
             true
         };
         self.own().parked -= 1;
+        if !resumed {
+            self.take_back(me);
+        }
         resumed
     }
 

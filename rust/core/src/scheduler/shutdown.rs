@@ -71,6 +71,12 @@ impl Scheduler {
             && totals.spawned == totals.finished
     }
 
+    /// Whether everything has ended and the threads are let go.
+    pub fn has_ended(&self) -> bool {
+        // Ordering: Acquire pairs with the Release in `shut_down`.
+        self.ending.load(Ordering::Acquire)
+    }
+
     /// Stops, and lets the threads go: each machine returns to its host as it comes to its loop. A task that is parked
     /// with its thread keeps it for ever. For an embedder that outlives its schedulers.
     pub fn shut_down(&self) {

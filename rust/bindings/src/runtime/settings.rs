@@ -1,0 +1,127 @@
+//! What a runtime is started with: arguments, then the environment, then the machine.
+
+use penstock_core::topology::CpuBudget;
+use pyo3::{
+    exceptions::{PyTypeError, PyValueError},
+    ffi,
+    prelude::*,
+    types::PyString,
+};
+
+pub const MAX_WORKERS: usize = 4096;
+/// How many threads there may be to run tasks, by default.
+pub const MAX_THREADS: usize = 10_000;
+/// As many tasks as a thread keeps the memory of.
+pub const MAX_PREWARM: usize = 131_072;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parking {
+    Auto,
+    Fiber,
+    Thread,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub workers: Option<usize>,
+    pub parking: Parking,
+    pub prewarm_tasks: usize,
+}
+
+impl Settings {
+    pub const DEFAULT: Self = Self {
+        workers: None,
+        parking: Parking::Auto,
+        prewarm_tasks: 0,
+    };
+
+    pub fn new(
+        workers: &Bound<'_, PyAny>,
+        parking: &Bound<'_, PyAny>,
+        prewarm_tasks: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            workers: if workers.is_none() {
+                None
+            } else {
+                Some(number("workers", workers, 1, MAX_WORKERS, "None or ")?)
+            },
+            parking: Parking::from_argument(parking)?,
+            prewarm_tasks: number("prewarm_tasks", prewarm_tasks, 0, MAX_PREWARM, "")?,
+        })
+    }
+
+    /// How many run at once.
+    pub fn workers(&self) -> PyResult<usize> {
+        let asked = workers_from_environment()?;
+        Ok(self
+            .workers
+            .or(asked)
+            .unwrap_or_else(|| CpuBudget::detect().workers().min(MAX_WORKERS)))
+    }
+}
+
+impl Parking {
+    fn from_argument(value: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let allowed = "\"auto\", \"fiber\" or \"thread\"";
+        let Ok(text) = value.cast::<PyString>() else {
+            return Err(PyTypeError::new_err(refusal("parking", value, allowed)?));
+        };
+        match text.to_str()? {
+            "auto" => Ok(Parking::Auto),
+            "fiber" => Ok(Parking::Fiber),
+            "thread" => Ok(Parking::Thread),
+            _ => Err(PyValueError::new_err(refusal("parking", value, allowed)?)),
+        }
+    }
+}
+
+/// The new `workers` of a runtime that runs.
+pub fn workers_from_argument(value: &Bound<'_, PyAny>) -> PyResult<usize> {
+    number("workers", value, 1, MAX_WORKERS, "")
+}
+
+fn refusal(name: &str, value: &Bound<'_, PyAny>, allowed: &str) -> PyResult<String> {
+    Ok(format!("{name} must be {allowed}, not {}", value.repr()?))
+}
+
+fn number(
+    name: &str,
+    value: &Bound<'_, PyAny>,
+    from: usize,
+    to: usize,
+    or: &str,
+) -> PyResult<usize> {
+    let allowed = format!("{or}an int from {from} to {to}");
+    // SAFETY: alive, and attached.
+    if unsafe { ffi::PyIndex_Check(value.as_ptr()) } == 0 {
+        return Err(PyTypeError::new_err(refusal(name, value, &allowed)?));
+    }
+    match value.extract::<usize>() {
+        Ok(number) if (from..=to).contains(&number) => Ok(number),
+        _ => Err(PyValueError::new_err(refusal(name, value, &allowed)?)),
+    }
+}
+
+/// What `PENSTOCK_WORKERS` says, if it is set.
+pub fn workers_from_environment() -> PyResult<Option<usize>> {
+    number_from_environment("PENSTOCK_WORKERS", MAX_WORKERS)
+}
+
+/// What `PENSTOCK_MAX_THREADS` says, or the default.
+pub fn max_threads() -> PyResult<usize> {
+    Ok(number_from_environment("PENSTOCK_MAX_THREADS", 1_000_000)?.unwrap_or(MAX_THREADS))
+}
+
+fn number_from_environment(name: &str, to: usize) -> PyResult<Option<usize>> {
+    let Some(value) = std::env::var_os(name) else {
+        return Ok(None);
+    };
+    match value.to_str().and_then(|text| text.parse().ok()) {
+        Some(number) if (1..=to).contains(&number) => Ok(Some(number)),
+        _ => Err(PyValueError::new_err(format!(
+            "{name} must be a number from 1 to {to}, not \"{}\"",
+            value.display()
+        ))),
+    }
+}
