@@ -12,7 +12,7 @@ use std::{
 
 use penstock_core::{
     scheduler::{Config, Host, Machine, Scheduler},
-    topology::CpuBudget,
+    topology::{CpuBudget, Layout},
     wait::{Outcome, fork},
 };
 use pyo3::{
@@ -128,6 +128,7 @@ fn start(py: Python<'_>) -> PyResult<&'static Scheduler> {
         workers,
         fibers,
         exclusive,
+        layout: Layout::flat(workers),
     });
     // Ordering: Release publishes the scheduler to the Acquire in `running`.
     DEFAULT.store(ptr::from_ref(scheduler).cast_mut(), Ordering::Release);

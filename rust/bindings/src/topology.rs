@@ -95,6 +95,7 @@ impl Node {
                     Ok((id, distance))
                 })
                 .collect::<PyResult<_>>()?,
+            ..core::Node::new(0)
         };
         Ok(Self { node })
     }

@@ -12,6 +12,9 @@
 //! Schedulers, machines and workers are leaked, never freed: a thread may be ended under us at process exit, and a
 //! forked child has the memory of threads that do not exist.
 //!
+//! Each worker has a place on a NUMA node, by the [`Layout`]. A node has queues of its own for what comes from outside its
+//! workers; a thief looks at its own node first, and one of a node at a time goes over the others ([`victims`]).
+//!
 //! README.md proves that no wake-up is lost.
 
 mod idle;
@@ -21,11 +24,13 @@ mod machine;
 #[cfg(all(test, loom))]
 mod model;
 mod monitor;
+mod nodes;
 pub mod queue;
 mod stack;
 mod stats;
 #[cfg(all(test, not(loom)))]
 mod tests;
+pub mod victims;
 mod worker;
 
 use std::{
@@ -40,13 +45,16 @@ pub use stats::{Counters, Totals};
 
 use self::{
     idle::Idle,
-    injector::Injector,
     monitor::{Monitor, micros},
+    nodes::NodeQueues,
     worker::Worker,
 };
 use crate::{
-    sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Lock, Ordering, start_thread},
+    sync::{
+        AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, CachePadded, Lock, Ordering, start_thread,
+    },
     task::Task,
+    topology::Layout,
     wait::{Epoch, WaiterRef},
 };
 
@@ -69,7 +77,7 @@ pub struct Host {
 }
 
 /// How a scheduler is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub host: &'static Host,
     /// How many run at once.
@@ -78,6 +86,8 @@ pub struct Config {
     pub fibers: bool,
     /// The embedder lets one thread run at a time (the GIL), so submitting needs no fence.
     pub exclusive: bool,
+    /// Where the workers are; with at least as many seats.
+    pub layout: Layout,
 }
 
 #[derive(Debug)]
@@ -88,7 +98,10 @@ pub struct Scheduler {
     exclusive: bool,
     /// The workers that may run. Each slot always has one; changed under the lock of `idle`.
     slots: Box<[AtomicPtr<Worker>]>,
-    injector: Injector,
+    /// A seat for each slot.
+    layout: Layout,
+    /// By the index that the layout gives a node.
+    nodes: Box<[CachePadded<NodeQueues>]>,
     idle: Lock<Idle>,
     /// `idle.sleepers.len() + idle.free.len()`, published under the lock, read by submitters.
     idle_workers: AtomicUsize,
@@ -130,7 +143,10 @@ impl Scheduler {
             config.workers.max(1)
         };
         let workers: Vec<&'static Worker> = (0..slots)
-            .map(|slot| &*Box::leak(Box::new(Worker::new(slot, origin))))
+            .map(|slot| {
+                let node = config.layout.node_of(slot);
+                &*Box::leak(Box::new(Worker::new(slot, node, origin)))
+            })
             .collect();
         let scheduler = Self {
             host: config.host,
@@ -141,7 +157,10 @@ impl Scheduler {
                 .iter()
                 .map(|worker| AtomicPtr::new(ptr::from_ref(*worker).cast_mut()))
                 .collect(),
-            injector: Injector::default(),
+            nodes: (0..config.layout.nodes())
+                .map(|_| CachePadded(NodeQueues::default()))
+                .collect(),
+            layout: config.layout,
             idle_workers: AtomicUsize::new(workers.len()),
             idle: Lock::new(Idle {
                 free: workers,
@@ -167,7 +186,11 @@ impl Scheduler {
     }
 
     fn new_worker(&self, slot: usize) -> &'static Worker {
-        Box::leak(Box::new(Worker::new(slot, self.origin)))
+        Box::leak(Box::new(Worker::new(
+            slot,
+            self.layout.node_of(slot),
+            self.origin,
+        )))
     }
 
     fn new_machine(&'static self) -> &'static Machine {
@@ -216,6 +239,11 @@ impl Scheduler {
         }
     }
 
+    /// The seats of the workers, and what they are bound to.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Queues a new task. It runs soon, on any worker; the scheduler runs it once.
     ///
     /// # Safety
@@ -227,12 +255,12 @@ impl Scheduler {
                 machine.counters().spawned.add(1);
                 match machine.sound_worker() {
                     Some(worker) => self.push_local(worker, task),
-                    None => self.injector.push(task),
+                    None => self.inject(task),
                 }
             }
             _ => {
                 self.foreign.lock().spawned += 1;
-                self.injector.push(task);
+                self.inject(task);
             }
         }
         self.notify();
@@ -249,7 +277,7 @@ impl Scheduler {
     #[inline]
     fn push_local(&self, worker: &Worker, task: NonNull<Task>) {
         if let Err(overflow) = worker.queue.push(task) {
-            self.injector.push_all(&overflow.tasks);
+            self.nodes[worker.node].injector.push_all(&overflow.tasks);
         }
     }
 
@@ -263,7 +291,7 @@ impl Scheduler {
                 self.notify();
             }
         } else {
-            self.injector.push(task);
+            self.inject(task);
             self.notify();
         }
     }
@@ -275,7 +303,7 @@ impl Scheduler {
     pub unsafe fn requeue_last(&'static self, task: NonNull<Task>) {
         match self.local_worker() {
             Some(worker) => self.push_local(worker, task),
-            None => self.injector.push(task),
+            None => self.inject(task),
         }
         self.notify();
     }
@@ -329,8 +357,16 @@ impl Scheduler {
             parks: sum(|c| c.parks.get()),
             wakes: sum(|c| c.wakes.get()) + foreign.wakes,
             steals: sum(|c| c.steals.get()),
+            remote_steals: sum(|c| c.remote_steals.get()),
             handoffs: sum(|c| c.handoffs.get()),
             threads: machines.len() as u64,
+        }
+    }
+
+    fn count_spawned(&'static self) {
+        match Machine::current() {
+            Some(machine) if ptr::eq(machine.scheduler, self) => machine.counters().spawned.add(1),
+            _ => self.foreign.lock().spawned += 1,
         }
     }
 

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     sync::Ordering,
     task::{Task, TaskVtable},
+    topology::Layout,
     wait::{Waiter, WaiterClass, WaiterRef},
 };
 
@@ -78,6 +79,7 @@ fn parking(workers: usize, fibers: bool) -> &'static Scheduler {
         workers,
         fibers,
         exclusive: false,
+        layout: Layout::flat(workers),
     });
     // Ordering: Relaxed, one thread.
     scheduler.monitor_started.store(true, Ordering::Relaxed);
@@ -88,7 +90,7 @@ fn parking(workers: usize, fibers: bool) -> &'static Scheduler {
 fn machine(scheduler: &'static Scheduler) -> (&'static Machine, &'static Worker) {
     let machine = scheduler.new_machine();
     let mut idle = scheduler.idle.lock();
-    let worker = idle.find_worker().expect("one is free");
+    let worker = idle.find_worker(|_| Some(0)).expect("one is free");
     machine.put_worker(worker);
     scheduler.publish(&idle);
     (machine, worker)
@@ -209,7 +211,7 @@ fn a_machine_whose_worker_was_taken_in_its_sleep_is_roused() {
         let scheduler = scheduler(1);
         let (sleeper, worker) = machine(scheduler);
         put(sleeper, before);
-        let taken = scheduler.idle.lock().find_worker();
+        let taken = scheduler.idle.lock().find_worker(|_| Some(0));
         assert!(taken.is_some_and(|taken| ptr::eq(taken, worker)));
         assert_eq!(place(sleeper), after);
         ready(sleeper);
@@ -449,7 +451,7 @@ fn a_busy_worker_takes_from_the_injector_now_and_then() {
     keep_busy(scheduler, worker);
     submit(scheduler);
     assert!(fairness_turn(busy, worker));
-    assert_eq!(scheduler.injector.len(), 0);
+    assert_eq!(scheduler.nodes[0].injector.len(), 0);
 }
 
 #[test]
@@ -470,7 +472,7 @@ fn what_was_queued_behind_a_task_that_blocks_is_offered_to_idle_workers() {
         .into_iter()
         .filter(|machine| machine.sound_worker().is_some());
     assert_eq!(with_workers.count(), 1);
-    assert_eq!(scheduler.injector.len(), 1);
+    assert_eq!(scheduler.nodes[0].injector.len(), 1);
 }
 
 #[test]
@@ -481,7 +483,7 @@ fn what_an_orphan_is_left_with_goes_to_a_machine_that_sleeps() {
     put(heir, Place::Sleeping);
     assert!(worker.queue.push(task(scheduler)).is_ok());
     scheduler.rescue_from_orphans(&Queue::default());
-    assert_eq!(scheduler.injector.len(), 1);
+    assert_eq!(scheduler.nodes[0].injector.len(), 1);
     assert!(was_unparked(heir));
 }
 

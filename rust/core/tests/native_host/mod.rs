@@ -23,6 +23,7 @@ use penstock_core::{
     scheduler::{Config, Host, Machine, Scheduler, Stack},
     sync::Shared,
     task::{BeginJoin, Parking, Task, TaskVtable},
+    topology::Layout,
     wait::{Epoch, Outcome, Waiter, WaiterClass, WaiterRef},
 };
 
@@ -48,6 +49,7 @@ impl Runtime {
             workers: way.workers,
             fibers: way.fibers,
             exclusive: way.gil,
+            layout: Layout::flat(way.workers),
         }))
     }
 
