@@ -473,7 +473,7 @@ pub fn _runtime_stats(py: Python<'_>) -> PyResult<(usize, [u64; 9])> {
             totals.parks,
             totals.wakes,
             totals.steals,
-            0,
+            totals.remote_steals,
             totals.handoffs,
             totals.threads,
         ],

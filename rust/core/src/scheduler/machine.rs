@@ -223,8 +223,8 @@ impl Machine {
         unsafe { worker.as_ref() }.expect("a worker is in hand")
     }
 
-    /// The node of its worker, or of the one it had last.
-    pub(super) fn node(&self) -> usize {
+    /// The node of its worker, or of the one it had last, as the layout numbers it.
+    pub fn node(&self) -> usize {
         // Ordering: Relaxed, a preference.
         let last = || self.node.load(Ordering::Relaxed);
         self.worker().map_or_else(last, |worker| worker.node)
@@ -438,7 +438,7 @@ impl Machine {
                 return None;
             }
             let turn = self.own().turn / FAIRNESS_TURNS;
-            if let Some(task) = self.scheduler.take_in_turn(worker.node, turn) {
+            if let Some(task) = self.take_in_turn(worker, turn) {
                 return Some(Next::Task(task));
             }
         }
@@ -583,7 +583,7 @@ impl Machine {
         Some(task)
     }
 
-    fn count_steals(&self, moved: u64, is_far: bool) {
+    pub(super) fn count_steals(&self, moved: u64, is_far: bool) {
         self.counters.steals.add(moved);
         if is_far {
             self.counters.remote_steals.add(moved);

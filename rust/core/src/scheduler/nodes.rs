@@ -103,19 +103,6 @@ impl Scheduler {
         self.housed(node).next().is_some()
     }
 
-    /// What a busy worker of `node` runs before its own queue: by turns first from its injector, from what is bound to its
-    /// node, and from another node's injector, whose workers may all be busy for long.
-    pub(super) fn take_in_turn(&self, node: usize, turn: u32) -> Option<NonNull<Task>> {
-        let turn = turn as usize;
-        let other = (node + turn / 3) % self.nodes.len();
-        let injected = |node: usize| self.nodes[node].injector.pop(0, |_| ());
-        (turn..turn + 3).find_map(|look| match look % 3 {
-            0 => injected(node),
-            1 => self.take_bound(node),
-            _ => injected(other),
-        })
-    }
-
     /// How well a worker suits one who is on `node`, the lower the better.
     pub(super) fn distance_from(&self, node: usize) -> impl Fn(&Worker) -> Option<u32> {
         move |worker| Some(self.layout.distance(node, worker.node))
@@ -143,6 +130,20 @@ impl Scheduler {
 }
 
 impl Machine {
+    /// What a busy worker runs before its own queue: by turns first from its node's injector, from what is bound to its
+    /// node, and from another node's injector, whose workers may all be busy for long.
+    pub(super) fn take_in_turn(&self, worker: &Worker, turn: u32) -> Option<NonNull<Task>> {
+        let (turn, nodes) = (turn as usize, &self.scheduler.nodes);
+        let other = (worker.node + turn / 3) % nodes.len();
+        let injected = |node: usize| nodes[node].injector.pop(0, |_| ());
+        (turn..turn + 3).find_map(|look| match look % 3 {
+            0 => injected(worker.node),
+            1 => self.scheduler.take_bound(worker.node),
+            _ if other == worker.node => None,
+            _ => injected(other).inspect(|_| self.count_steals(1, true)),
+        })
+    }
+
     /// The calling thread, this machine's, has got `worker`: it goes to where that is bound.
     pub(super) fn settle(&'static self, worker: &Worker) {
         // Ordering: Relaxed, a preference of those who look for a worker for this machine.

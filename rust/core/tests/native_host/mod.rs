@@ -23,7 +23,7 @@ use penstock_core::{
     scheduler::{Config, Host, Machine, Scheduler, Stack},
     sync::Shared,
     task::{BeginJoin, Parking, Task, TaskVtable},
-    topology::Layout,
+    topology::{Layout, Node, Pin, Topology},
     wait::{Epoch, Outcome, Waiter, WaiterClass, WaiterRef},
 };
 
@@ -37,6 +37,7 @@ pub struct Way {
     pub fibers: bool,
     pub gil: bool,
     pub workers: usize,
+    pub nodes: u32,
 }
 
 /// A scheduler whose threads end with it, unless tasks are parked or blocked on them.
@@ -49,8 +50,20 @@ impl Runtime {
             workers: way.workers,
             fibers: way.fibers,
             exclusive: way.gil,
-            layout: Layout::flat(way.workers),
+            layout: layout(way),
         }))
+    }
+
+    /// Runs `body` as a task that starts on `node`.
+    pub fn go_on<T: Send + 'static>(
+        &self,
+        node: usize,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Handle<T> {
+        go_by(self.0, body, |task| {
+            // SAFETY: alive and new.
+            unsafe { self.0.submit_to(node, task) };
+        })
     }
 
     /// Runs `body` as a task.
@@ -62,9 +75,23 @@ impl Runtime {
     pub fn go_steps(&self, step: impl FnMut(&Me) -> Step + Send + 'static) -> Handle<()> {
         let job = Job::new(self.0, Body::Steps(Box::new(step)));
         let value = Arc::new(Mutex::new(Some(())));
-        submit(&job);
+        // SAFETY: alive and new.
+        unsafe { self.0.submit(queued(&job)) };
         Handle { job, value }
     }
+}
+
+/// A made-up machine: the first nodes have a CPU that may be there, so that threads from outside are on them.
+fn layout(way: Way) -> Layout {
+    let node = |id| Node {
+        cpus: [id].into_iter().collect(),
+        distances: (0..way.nodes)
+            .map(|other| (other, 10 + 10 * other.abs_diff(id)))
+            .collect(),
+        ..Node::new(id)
+    };
+    let topology = Topology::new((0..way.nodes).map(node).collect()).expect("it is sound");
+    Layout::new(&topology, &topology.cpus(), Pin::Off, way.workers)
 }
 
 impl Drop for Runtime {
@@ -194,11 +221,22 @@ fn go<T: Send + 'static>(
     scheduler: &'static Scheduler,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Handle<T> {
+    go_by(scheduler, body, |task| {
+        // SAFETY: alive and new.
+        unsafe { scheduler.submit(task) };
+    })
+}
+
+fn go_by<T: Send + 'static>(
+    scheduler: &'static Scheduler,
+    body: impl FnOnce() -> T + Send + 'static,
+    submit: impl FnOnce(NonNull<Task>),
+) -> Handle<T> {
     let value = Arc::new(Mutex::new(None));
     let slot = Arc::clone(&value);
     let call = move || *slot.lock().unwrap() = Some(body());
     let job = Job::new(scheduler, Body::Call(Box::new(call)));
-    submit(&job);
+    submit(queued(&job));
     Handle { job, value }
 }
 
@@ -207,11 +245,9 @@ pub fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Ha
     go(Machine::current().expect("in a task").scheduler, body)
 }
 
-fn submit(job: &Arc<Job>) {
-    // The pointer is to the whole struct, and carries the reference that the task holds to itself.
-    let task = NonNull::new(Arc::into_raw(Arc::clone(job)).cast_mut().cast::<Task>()).unwrap();
-    // SAFETY: alive and new.
-    unsafe { job.core.scheduler().submit(task) };
+/// The job as a task to queue: a pointer to the whole struct, with the reference that the task holds to itself.
+fn queued(job: &Arc<Job>) -> NonNull<Task> {
+    NonNull::new(Arc::into_raw(Arc::clone(job)).cast_mut().cast::<Task>()).unwrap()
 }
 
 /// The table's `run`.
