@@ -95,7 +95,7 @@ class Channel(Generic[_T]):
 # --- the runtime ---
 
 class _Runtime:
-    def __new__(cls, workers: Any, parking: Any, prewarm_tasks: Any, name: Any) -> Self: ...
+    def __new__(cls, settings: tuple[Any, Any, Any, Any, Any], name: Any) -> Self: ...
     @overload
     def go(
         self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
@@ -108,9 +108,10 @@ class _Runtime:
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         name: str | None,
+        node: int | None,
         own_thread: bool,
     ) -> Task[Any]: ...
-    def _configure(self, workers: Any, parking: Any, prewarm_tasks: Any) -> bool: ...
+    def _configure(self, settings: tuple[Any, Any, Any, Any, Any]) -> bool: ...
     @property
     def _name(self) -> str: ...
     @property

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
 from penstock import _core
-from penstock._core import Task
+from penstock._core import Task, Topology
 
 __all__ = ["Runtime", "RuntimeStats", "configure", "default_runtime"]
 
@@ -52,7 +52,8 @@ class Runtime(_core._Runtime):
     several runtimes talk over channels and wait for each other like those of one. The runtime starts when it is
     first used. ``workers`` is how many of its tasks run at once: by default the ``PENSTOCK_WORKERS`` variable, else
     the CPUs that this process may use. With the GIL one runs Python while nothing blocks, in each runtime.
-    ``parking`` and ``prewarm_tasks`` are as for `configure`. ``name`` is for people, in the names of its threads too.
+    ``numa``, ``pin``, ``parking`` and ``prewarm_tasks`` are as for `configure`. ``name`` is for people, in the names of
+    its threads too.
 
     Leaving the block shuts the runtime down: it takes no more tasks from outside, waits until those that are there
     and all that they start have ended, and lets its threads go. It cancels none and reports no failure of one: use
@@ -72,14 +73,15 @@ class Runtime(_core._Runtime):
     def __new__(
         cls,
         workers: int | None = None,
-        *,
+        numa: Literal["auto", "off"] | Topology = "auto",
+        pin: Literal["node", "core"] | None = None,
         parking: Literal["auto", "fiber", "thread"] = "auto",
         prewarm_tasks: int = 0,
         name: str | None = None,
     ) -> Self:
         if name is None:
             name = f"runtime-{next(_numbers)}"
-        return super().__new__(cls, workers, parking, prewarm_tasks, name)
+        return super().__new__(cls, (workers, numa, pin, parking, prewarm_tasks), name)
 
     @property
     def name(self) -> str:
@@ -112,6 +114,7 @@ class Runtime(_core._Runtime):
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
+        node: int | None = None,
         own_thread: bool = False,
     ) -> Task[T]: ...
 
@@ -122,6 +125,7 @@ class Runtime(_core._Runtime):
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
+        node: int | None = None,
         own_thread: bool = False,
     ) -> Task[T]: ...
 
@@ -131,6 +135,7 @@ class Runtime(_core._Runtime):
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
+        node: int | None = None,
         own_thread: bool = False,
     ) -> Task[Any]:
         """Run ``fn(*args, **kwargs)`` as a task of this runtime, as `go` does, with a say in how. Never waits.
@@ -140,8 +145,13 @@ class Runtime(_core._Runtime):
         other task ever runs there, and an ``async def`` task is resumed there only. It takes turns with the others
         all the same: ``workers`` bounds how many run at once.
 
+        ``node`` is the id of a NUMA node (see `Topology`). The task starts on a worker of that node, or of the nearest
+        one that has a worker; once it has waited for something it may go on anywhere, as any other. With a thread
+        of its own it starts with such a worker only if one is idle.
+
         Raises:
             TypeError: ``fn`` is not callable or is a coroutine, or another argument is of a wrong type.
+            ValueError: there is no such node.
             RuntimeError: the runtime was shut down, the interpreter is about to exit, or there is no thread for
                 the task.
 
@@ -159,7 +169,7 @@ class Runtime(_core._Runtime):
             raise TypeError(f"name must be None or a str, not {name!r}")
         if not isinstance(own_thread, bool):
             raise TypeError(f"own_thread must be a bool, not {own_thread!r}")
-        return self._spawn(fn, tuple(args), dict(kwargs) if kwargs else None, name, own_thread)
+        return self._spawn(fn, tuple(args), dict(kwargs) if kwargs else None, name, node, own_thread)
 
     def stats(self) -> RuntimeStats:
         """Its figures now. Never waits.
@@ -255,7 +265,7 @@ class Runtime(_core._Runtime):
         raise TypeError("a runtime cannot be pickled or copied: its threads run in this process only")
 
 
-_DEFAULT = _core._Runtime.__new__(Runtime, None, "auto", 0, None)
+_DEFAULT = _core._Runtime.__new__(Runtime, (None, "auto", None, "auto", 0), None)
 
 
 def default_runtime() -> Runtime:
@@ -272,7 +282,8 @@ def default_runtime() -> Runtime:
 
 def configure(
     workers: int | None = None,
-    *,
+    numa: Literal["auto", "off"] | Topology = "auto",
+    pin: Literal["node", "core"] | None = None,
     parking: Literal["auto", "fiber", "thread"] = "auto",
     prewarm_tasks: int = 0,
 ) -> None:
@@ -280,7 +291,11 @@ def configure(
 
     ``workers`` is how many tasks run at once: by default the ``PENSTOCK_WORKERS`` variable, else the CPUs
     that this process may use (affinity mask and cgroup quota). With the GIL one runs Python while nothing
-    blocks. ``parking`` says how a plain task waits: as a fiber of its worker's thread, or on an OS
+    blocks, on the first node. ``numa`` says on which nodes they are placed: those of this machine ("auto", which
+    ``PENSTOCK_NUMA=off`` turns off), as on one node ("off"), or those of a `Topology`, which may be made up. Tasks and
+    what they left in queues stay on their node where they can. ``pin`` binds the threads to the CPUs of
+    their worker's node, or to its core; ``None`` leaves it to ``PENSTOCK_PIN`` (``none``, ``node`` or ``core``), which is
+    none. ``parking`` says how a plain task waits: as a fiber of its worker's thread, or on an OS
     thread of its own; "auto" takes fibers where they are proven to work. ``prewarm_tasks`` is for how many tasks
     the memory is allocated at the start, and kept: by the thread that starts the runtime, for tasks that are
     started there, and by the runtime's first thread.
@@ -289,7 +304,7 @@ def configure(
         RuntimeError: the default runtime is in use already, or was shut down.
         ValueError, TypeError: an argument is out of range, or of another type.
     """
-    if not _DEFAULT._configure(workers, parking, prewarm_tasks):
+    if not _DEFAULT._configure((workers, numa, pin, parking, prewarm_tasks)):
         raise RuntimeError("configure() has to come before the first use of the default runtime")
 
 

@@ -707,6 +707,23 @@ fn parks_and_wakes_are_counted(way: Way) {
     });
 }
 
+/// From outside and from a task, all at once: each starts on its node, or on the only one that has a worker.
+fn a_task_for_a_node_starts_there(way: Way) {
+    on_one(way, 200, move |runtime| {
+        let nodes = usize::try_from(way.nodes).expect("a few");
+        let start = move |node| {
+            move || {
+                let started_on = Machine::current().expect("in a task").node();
+                assert_eq!(started_on, if way.gil { 0 } else { node });
+            }
+        };
+        let tasks: Vec<_> = (0..4 * nodes)
+            .map(|number| runtime.go_on(number % nodes, start(number % nodes)))
+            .collect();
+        tasks.into_iter().for_each(Handle::join);
+    });
+}
+
 // ---- a thread of one's own ----
 
 fn a_task_alone_on_its_thread_has_it_to_its_end(way: Way) {
@@ -960,19 +977,21 @@ fn the_threads_of_a_closed_scheduler_end(way: Way) {
 
 macro_rules! in_every_way {
     ($($test:ident)*) => {
-        in_every_way! { @ threads_of_one: false, false, 1; $($test)* }
-        in_every_way! { @ threads_of_two: false, false, 2; $($test)* }
-        in_every_way! { @ threads_of_four: false, false, 4; $($test)* }
-        in_every_way! { @ threads_with_a_gil: false, true, 2; $($test)* }
-        in_every_way! { @ fibers_of_one: true, false, 1; $($test)* }
-        in_every_way! { @ fibers_of_two: true, false, 2; $($test)* }
-        in_every_way! { @ fibers_of_four: true, false, 4; $($test)* }
-        in_every_way! { @ fibers_with_a_gil: true, true, 2; $($test)* }
+        in_every_way! { @ threads_of_one: false, false, 1, 1; $($test)* }
+        in_every_way! { @ threads_of_two: false, false, 2, 1; $($test)* }
+        in_every_way! { @ threads_of_four: false, false, 4, 1; $($test)* }
+        in_every_way! { @ threads_on_three_nodes: false, false, 6, 3; $($test)* }
+        in_every_way! { @ threads_with_a_gil: false, true, 2, 1; $($test)* }
+        in_every_way! { @ fibers_of_one: true, false, 1, 1; $($test)* }
+        in_every_way! { @ fibers_of_two: true, false, 2, 1; $($test)* }
+        in_every_way! { @ fibers_of_four: true, false, 4, 1; $($test)* }
+        in_every_way! { @ fibers_on_three_nodes: true, false, 6, 3; $($test)* }
+        in_every_way! { @ fibers_with_a_gil: true, true, 2, 2; $($test)* }
     };
-    (@ $way:ident: $fibers:expr, $gil:expr, $workers:expr; $($test:ident)*) => {
+    (@ $way:ident: $fibers:expr, $gil:expr, $workers:expr, $nodes:expr; $($test:ident)*) => {
         mod $way {
             use super::Way;
-            const WAY: Way = Way { fibers: $fibers, gil: $gil, workers: $workers };
+            const WAY: Way = Way { fibers: $fibers, gil: $gil, workers: $workers, nodes: $nodes };
             $(
                 #[test]
                 fn $test() {
@@ -1017,4 +1036,5 @@ in_every_way! {
     a_closed_scheduler_ends_when_its_last_task_does
     a_task_submitted_while_the_scheduler_is_closed_runs_or_is_refused
     the_threads_of_a_closed_scheduler_end
+    a_task_for_a_node_starts_there
 }

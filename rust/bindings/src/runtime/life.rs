@@ -24,7 +24,7 @@ use pyo3::{
 
 use super::{
     host,
-    settings::{Parking, Settings},
+    settings::{self, Parking, Settings},
 };
 use crate::{
     object::Object,
@@ -158,7 +158,7 @@ impl Life {
             obstacle = fiber_obstacle(py)?;
             tested = true;
         };
-        let settings = state.settings;
+        let settings = state.settings.clone();
         if settings.parking == Parking::Fiber
             && let Some(obstacle) = obstacle
         {
@@ -166,11 +166,13 @@ impl Life {
                 "parking=\"fiber\" was asked for, and fibers do not work here: {obstacle}"
             )));
         }
+        let exclusive = cfg!(not(Py_GIL_DISABLED));
         let scheduler = Scheduler::new(Config {
             host: &host::HOST,
             workers: settings.workers()?,
             fibers: settings.parking != Parking::Thread && obstacle.is_none(),
-            exclusive: cfg!(not(Py_GIL_DISABLED)),
+            exclusive,
+            layout: settings::layout(&settings, exclusive)?,
         });
         // Ordering: Release publishes the scheduler to the Acquire in `running`.
         self.scheduler

@@ -63,13 +63,8 @@ impl RuntimeObject {
 #[pymethods]
 impl RuntimeObject {
     #[new]
-    fn new(
-        workers: &Bound<'_, PyAny>,
-        parking: &Bound<'_, PyAny>,
-        prewarm_tasks: &Bound<'_, PyAny>,
-        name: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        let settings = Settings::new(workers, parking, prewarm_tasks)?;
+    fn new(settings: [Bound<'_, PyAny>; 5], name: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let settings = Settings::new(&settings)?;
         let Some(name) = name else {
             return Ok(Self(&life::DEFAULT));
         };
@@ -82,15 +77,8 @@ impl RuntimeObject {
     }
 
     /// Sets it up anew. `False`: it is too late.
-    fn _configure(
-        &self,
-        workers: &Bound<'_, PyAny>,
-        parking: &Bound<'_, PyAny>,
-        prewarm_tasks: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        Ok(self
-            .0
-            .configure(Settings::new(workers, parking, prewarm_tasks)?))
+    fn _configure(&self, settings: [Bound<'_, PyAny>; 5]) -> PyResult<bool> {
+        Ok(self.0.configure(Settings::new(&settings)?))
     }
 
     #[getter]
@@ -127,7 +115,7 @@ impl RuntimeObject {
                 totals.parks,
                 totals.wakes,
                 totals.steals,
-                0,
+                totals.remote_steals,
                 totals.handoffs,
                 totals.threads,
             ],

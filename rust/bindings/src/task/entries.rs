@@ -3,9 +3,13 @@
 use std::{ptr, sync::Arc};
 
 use penstock_core::{scheduler::Scheduler, task::BeginJoin, wait::Outcome};
-use pyo3::{exceptions::PyTypeError, ffi, prelude::*};
+use pyo3::{
+    exceptions::{PyTypeError, PyValueError},
+    ffi,
+    prelude::*,
+};
 
-use super::{Take, TaskObject, new_task, submit};
+use super::{Take, TaskObject, Where, new_task, submit};
 use crate::{
     boundary::Caller,
     convert::{Patience, parse},
@@ -34,7 +38,7 @@ pub static RUNTIME_METHODS: [Definition; 2] = [
     Definition::fast(
         c"_spawn",
         runtime_spawn,
-        c"_spawn($self, fn, args, kwargs, name, own_thread)\n--\n\nWhat `Runtime.spawn` comes down to.",
+        c"_spawn($self, fn, args, kwargs, name, node, own_thread)\n--\n\nWhat `Runtime.spawn` comes down to.",
     ),
 ];
 
@@ -107,7 +111,7 @@ unsafe extern "C-unwind" fn go(
     unsafe {
         let task = new_unsubmitted(module, arguments, count, keywords);
         if !task.is_null() {
-            return started(task, false);
+            return started(task, Where::default());
         }
         task
     }
@@ -118,10 +122,10 @@ unsafe extern "C-unwind" fn go(
 /// # Safety
 /// Attached; `task` is a strong reference to a `Task` that was never submitted.
 #[inline]
-unsafe fn started(task: *mut ffi::PyObject, own_thread: bool) -> *mut ffi::PyObject {
+unsafe fn started(task: *mut ffi::PyObject, place: Where) -> *mut ffi::PyObject {
     // SAFETY: the caller's promise.
     unsafe {
-        if let Err(Raised) = submit(task, own_thread) {
+        if let Err(Raised) = submit(task, place) {
             ffi::Py_DECREF(task);
             return ptr::null_mut();
         }
@@ -218,9 +222,47 @@ unsafe extern "C-unwind" fn runtime_go(
         if task.is_null() {
             task
         } else {
-            started(task, false)
+            started(task, Where::default())
         }
     }
+}
+
+/// The node that `node=` names, as an index; `None` for `None`.
+///
+/// # Safety
+/// Attached; `node` is alive.
+unsafe fn node_of(
+    py: Python<'_>,
+    scheduler: &Scheduler,
+    node: *mut ffi::PyObject,
+) -> Result<Option<usize>, Raised> {
+    // SAFETY: alive, by the caller's promise.
+    let node = unsafe { Bound::ref_from_ptr(py, &node) };
+    if node.is_none() {
+        return Ok(None);
+    }
+    let layout = scheduler.layout();
+    let known = node.extract().ok().and_then(|id| layout.node_index(id));
+    if known.is_some() {
+        return Ok(known);
+    }
+    let ids: Vec<_> = (0..layout.nodes())
+        .map(|node| layout.node_id(node))
+        .collect();
+    let message = match node.repr() {
+        Ok(shown) => format!("node must be None or the id of a node, one of {ids:?}, not {shown}"),
+        Err(error) => return Err(raise(py, error)),
+    };
+    // SAFETY: alive, and attached.
+    let is_number = unsafe { ffi::PyIndex_Check(node.as_ptr()) } != 0;
+    Err(raise(
+        py,
+        if is_number {
+            PyValueError::new_err(message)
+        } else {
+            PyTypeError::new_err(message)
+        },
+    ))
 }
 
 /// The scheduler of a `_Runtime`, started if need be.
@@ -237,20 +279,21 @@ unsafe fn scheduler_of(
     scheduler.map_err(|error| raise(py, error))
 }
 
-/// `Runtime._spawn(fn, args, kwargs, name, own_thread)`: a tuple, a dict or `None`, a `str` or `None`, a bool.
+/// `Runtime._spawn(fn, args, kwargs, name, node, own_thread)`: a tuple, a dict or `None`, a `str` or `None`, anything, a
+/// bool.
 unsafe extern "C-unwind" fn runtime_spawn(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    let names = ["fn", "args", "kwargs", "name", "own_thread"];
+    let names = ["fn", "args", "kwargs", "name", "node", "own_thread"];
     // SAFETY: a raw entry of `_Runtime`, called by its subclass with such arguments. What is made here is given to the
     // task.
     unsafe {
         let py = Python::assume_attached();
-        let parsed = parse(py, "_spawn", names, 5, arguments, count, keywords);
-        let (Ok([callable, args, kwargs, name, own_thread]), Ok(scheduler)) =
+        let parsed = parse(py, "_spawn", names, 6, arguments, count, keywords);
+        let (Ok([callable, args, kwargs, name, node, own_thread]), Ok(scheduler)) =
             (parsed, scheduler_of(py, &this))
         else {
             return ptr::null_mut();
@@ -263,13 +306,17 @@ unsafe extern "C-unwind" fn runtime_spawn(
             }
         };
         let (kwargs, name) = (or_null(kwargs), or_null(name));
+        let Ok(node) = node_of(py, scheduler, node) else {
+            return ptr::null_mut();
+        };
         ffi::Py_INCREF(args);
         ffi::Py_XINCREF(kwargs);
         let task = new_task(py, scheduler, callable, args, kwargs, name);
         if task.is_null() {
             task
         } else {
-            started(task, own_thread == ffi::Py_True())
+            let own_thread = own_thread == ffi::Py_True();
+            started(task, Where { node, own_thread })
         }
     }
 }
@@ -280,7 +327,7 @@ unsafe extern "C-unwind" fn submit_entry(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by `penstock.group` only, with a task of `_new_task` that it submits once.
     unsafe {
-        match submit(task, false) {
+        match submit(task, Where::default()) {
             Ok(()) => ffi::Py_NewRef(ffi::Py_None()),
             Err(Raised) => ptr::null_mut(),
         }

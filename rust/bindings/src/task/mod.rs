@@ -420,21 +420,34 @@ unsafe fn new_task(
     }
 }
 
+/// Where a task starts.
+#[derive(Clone, Copy, Default)]
+struct Where {
+    /// On a worker of this node, as the layout numbers it.
+    node: Option<usize>,
+    own_thread: bool,
+}
+
 /// Hands a new task to its scheduler. A task that is refused is cancelled, so that nobody waits for it for ever.
 ///
 /// # Safety
 /// Attached; `object` is a `Task` that was never submitted.
 #[inline]
-unsafe fn submit(object: *mut ffi::PyObject, own_thread: bool) -> Result<(), Raised> {
+unsafe fn submit(object: *mut ffi::PyObject, place: Where) -> Result<(), Raised> {
     // SAFETY: a new task, by the caller's promise; the reference is the one that it holds to itself.
     unsafe {
         ffi::Py_INCREF(object);
         let core = TaskObject::from_object(object).core_pointer();
         let scheduler = core.as_ref().scheduler();
-        let submitted = if own_thread {
-            scheduler.submit_alone(core)
-        } else {
-            scheduler.submit(core)
+        let submitted = match place {
+            Where {
+                node,
+                own_thread: true,
+            } => scheduler.submit_alone(node, core),
+            Where {
+                node: Some(node), ..
+            } => scheduler.submit_to(node, core),
+            Where { node: None, .. } => scheduler.submit(core),
         };
         submitted.map_err(|refused| give_back(object, refused))
     }

@@ -12,6 +12,9 @@
 //! Schedulers, machines and workers are leaked, never freed: a thread may be ended under us at process exit, and a
 //! forked child has the memory of threads that do not exist.
 //!
+//! Each worker has a place on a NUMA node, by the [`Layout`]. A node has queues of its own for what comes from outside its
+//! workers; a thief looks at its own node first, and one of a node at a time goes over the others ([`victims`]).
+//!
 //! README.md proves that no wake-up is lost.
 
 mod idle;
@@ -21,6 +24,7 @@ mod machine;
 #[cfg(all(test, loom))]
 mod model;
 mod monitor;
+mod nodes;
 pub mod queue;
 mod resize;
 mod shutdown;
@@ -28,6 +32,7 @@ mod stack;
 mod stats;
 #[cfg(all(test, not(loom)))]
 mod tests;
+pub mod victims;
 mod worker;
 
 use std::{
@@ -42,14 +47,17 @@ pub use stats::{Counters, Totals};
 
 use self::{
     idle::Idle,
-    injector::Injector,
     monitor::{Monitor, micros},
-    resize::Slots,
+    nodes::NodeQueues,
+    resize::{Slots, slots_for},
     worker::Worker,
 };
 use crate::{
-    sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Lock, Ordering, start_thread},
+    sync::{
+        AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, CachePadded, Lock, Ordering, start_thread,
+    },
     task::Task,
+    topology::Layout,
     wait::{Epoch, WaiterRef},
 };
 
@@ -72,7 +80,7 @@ pub struct Host {
 }
 
 /// How a scheduler is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub host: &'static Host,
     /// How many run at once.
@@ -81,6 +89,8 @@ pub struct Config {
     pub fibers: bool,
     /// The embedder lets one thread run at a time (the GIL), so submitting needs no fence.
     pub exclusive: bool,
+    /// Where the workers are; with at least as many seats.
+    pub layout: Layout,
 }
 
 #[derive(Debug)]
@@ -91,7 +101,10 @@ pub struct Scheduler {
     fibers: bool,
     exclusive: bool,
     slots: Slots,
-    injector: Injector,
+    /// A seat for each slot that there may be.
+    layout: Layout,
+    /// By the index that the layout gives a node.
+    nodes: Box<[CachePadded<NodeQueues>]>,
     idle: Lock<Idle>,
     /// `idle.sleepers.len() + idle.free.len()`, published under the lock, read by submitters.
     idle_workers: AtomicUsize,
@@ -146,15 +159,12 @@ impl Scheduler {
     /// Makes a scheduler, which lives as long as the process. No thread is started yet.
     pub fn new(config: Config) -> &'static Self {
         let origin = Instant::now();
-        // Where the embedder lets one thread run at a time, a second running worker only takes the interpreter
-        // away from the first. The others come in as the monitor sees that one blocked.
-        let count = if config.exclusive {
-            1
-        } else {
-            config.workers.max(1)
-        };
+        let count = slots_for(config.workers, config.exclusive, &config.layout);
         let workers: Vec<&'static Worker> = (0..count)
-            .map(|slot| &*Box::leak(Box::new(Worker::new(slot, origin))))
+            .map(|slot| {
+                let node = config.layout.node_of(slot);
+                &*Box::leak(Box::new(Worker::new(slot, node, origin)))
+            })
             .collect();
         let scheduler = Self {
             host: config.host,
@@ -162,7 +172,10 @@ impl Scheduler {
             fibers: config.fibers,
             exclusive: config.exclusive,
             slots: Slots::new(&workers),
-            injector: Injector::default(),
+            nodes: (0..config.layout.nodes())
+                .map(|_| CachePadded(NodeQueues::default()))
+                .collect(),
+            layout: config.layout,
             idle_workers: AtomicUsize::new(workers.len()),
             idle: Lock::new(Idle {
                 free: workers,
@@ -193,7 +206,11 @@ impl Scheduler {
     }
 
     fn new_worker(&self, slot: usize) -> &'static Worker {
-        Box::leak(Box::new(Worker::new(slot, self.origin)))
+        Box::leak(Box::new(Worker::new(
+            slot,
+            self.layout.node_of(slot),
+            self.origin,
+        )))
     }
 
     /// A machine without a thread.
@@ -262,6 +279,11 @@ impl Scheduler {
         }
     }
 
+    /// The seats of the workers, and what they are bound to.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Queues a new task. It runs soon, on any worker; the scheduler runs it once.
     ///
     /// A task of this scheduler may submit others always; whoever else does is refused once it is closed.
@@ -275,13 +297,12 @@ impl Scheduler {
                 machine.counters().spawned.add(1);
                 match machine.sound_worker() {
                     Some(worker) => self.push_local(worker, task),
-                    None => self.injector.push(task),
+                    None => self.inject(task),
                 }
             }
             _ => {
-                self.start_first()?;
                 self.count_foreign()?;
-                self.injector.push(task);
+                self.inject(task);
             }
         }
         self.notify();
@@ -289,18 +310,30 @@ impl Scheduler {
     }
 
     /// Runs a new task on a machine that is for this task alone, and ends with it. `NoThread`: there is none to be had,
-    /// whatever other threads there are.
+    /// whatever other threads there are. It starts with a worker of `node`, an index that the layout gives, if one is idle.
     ///
     /// # Safety
     /// As for [`submit`](Self::submit).
-    pub unsafe fn submit_alone(&'static self, task: NonNull<Task>) -> Result<(), Refused> {
-        if !Machine::current().is_some_and(|machine| ptr::eq(machine.scheduler, self)) {
-            self.count_foreign()?;
-        } else {
-            self.foreign.lock().spawned += 1;
+    pub unsafe fn submit_alone(
+        &'static self,
+        node: Option<usize>,
+        task: NonNull<Task>,
+    ) -> Result<(), Refused> {
+        // Not on the count of a machine, from which it could not be taken back.
+        let mut foreign = self.foreign.lock();
+        let is_ours = Machine::current().is_some_and(|machine| ptr::eq(machine.scheduler, self));
+        if foreign.closed && !is_ours {
+            return Err(Refused::Closed);
         }
+        foreign.spawned += 1;
+        drop(foreign);
         let machine = self.new_machine();
         machine.set_alone(task.as_ptr());
+        // Ordering: Relaxed, before its thread is started, which orders it.
+        machine.node.store(
+            node.unwrap_or_else(|| self.caller_node()),
+            Ordering::Relaxed,
+        );
         if self.start(machine) {
             return Ok(());
         }
@@ -310,8 +343,9 @@ impl Scheduler {
         Err(Refused::NoThread)
     }
 
-    /// Counts a task of somebody who is no task of this scheduler.
-    fn count_foreign(&self) -> Result<(), Refused> {
+    /// Counts a task of somebody who is no task of this scheduler, and may queue it then.
+    fn count_foreign(&'static self) -> Result<(), Refused> {
+        self.start_first()?;
         let mut foreign = self.foreign.lock();
         if foreign.closed {
             return Err(Refused::Closed);
@@ -328,7 +362,7 @@ impl Scheduler {
             return Ok(());
         }
         let mut idle = self.idle.lock();
-        let Some(worker) = idle.find_worker() else {
+        let Some(worker) = idle.find_worker(self.distance_from(self.caller_node())) else {
             return Ok(()); // another thread is about to start the first
         };
         self.publish(&idle);
@@ -350,7 +384,7 @@ impl Scheduler {
     #[inline]
     fn push_local(&self, worker: &Worker, task: NonNull<Task>) {
         if let Err(overflow) = worker.queue.push(task) {
-            self.injector.push_all(&overflow.tasks);
+            self.nodes[worker.node].injector.push_all(&overflow.tasks);
         }
     }
 
@@ -364,7 +398,7 @@ impl Scheduler {
                 self.notify();
             }
         } else {
-            self.injector.push(task);
+            self.inject(task);
             self.notify();
         }
     }
@@ -376,7 +410,7 @@ impl Scheduler {
     pub unsafe fn requeue_last(&'static self, task: NonNull<Task>) {
         match self.local_worker() {
             Some(worker) => self.push_local(worker, task),
-            None => self.injector.push(task),
+            None => self.inject(task),
         }
         self.notify();
     }
@@ -417,6 +451,7 @@ impl Scheduler {
             parks: sum(|c| c.parks.get()),
             wakes: sum(|c| c.wakes.get()) + foreign.wakes,
             steals: sum(|c| c.steals.get()),
+            remote_steals: sum(|c| c.remote_steals.get()),
             handoffs: sum(|c| c.handoffs.get()),
             threads: self.threads.load(Ordering::Relaxed), // Ordering: Relaxed, a count.
         }

@@ -201,7 +201,8 @@ impl Scheduler {
 
     fn waits_behind(&self, worker: &Worker, now: Instant) -> bool {
         !worker.queue.is_empty()
-            || self.injector.len() != 0
+            || self.is_injected()
+            || self.is_bound(worker.node)
             // Ordering: Relaxed, a hint.
             || self.waiting_machines.load(Ordering::Relaxed) != 0
             || worker.timers.next().is_some_and(|deadline| deadline <= now)
@@ -258,14 +259,15 @@ impl Scheduler {
 
     /// Moves what is in `from`'s queue to the injector, by way of `through`, whose owner the caller is.
     pub(super) fn empty(&self, from: &Worker, through: &Queue) {
+        let injector = &self.nodes[from.node].injector;
         while let Some((task, _)) = from.queue.steal_into(through, 1) {
-            self.injector.push(task);
+            injector.push(task);
             while let Some(task) = through.pop() {
-                self.injector.push(task);
+                injector.push(task);
             }
         }
         if let Some(task) = from.queue.take_next() {
-            self.injector.push(task);
+            injector.push(task);
         }
     }
 

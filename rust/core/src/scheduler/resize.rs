@@ -10,9 +10,24 @@
 use std::ptr;
 
 use super::{Scheduler, idle::Idle, queue::Queue, worker::Worker};
-use crate::sync::{AtomicPtr, Ordering};
+use crate::{
+    sync::{AtomicPtr, Ordering},
+    topology::Layout,
+};
 
 type Table = Box<[AtomicPtr<Worker>]>;
+
+/// How many slots there are where so many may run at once.
+///
+/// Where the embedder lets one thread run at a time, a second running worker only takes the interpreter away from the first.
+/// The others come in as the monitor sees that one blocked.
+pub fn slots_for(workers: usize, exclusive: bool, layout: &Layout) -> usize {
+    if exclusive {
+        1
+    } else {
+        workers.clamp(1, layout.seats())
+    }
+}
 
 /// The workers that may run. Each slot always has one; changed under the lock of `idle`.
 #[derive(Debug)]
@@ -104,7 +119,7 @@ impl Scheduler {
         let mut idle = self.idle.lock();
         // Ordering: Relaxed, a number to show.
         self.workers.store(workers.max(1), Ordering::Relaxed);
-        let count = if self.exclusive { 1 } else { workers.max(1) };
+        let count = slots_for(workers, self.exclusive, &self.layout);
         let mut remaining: Vec<_> = self.slots.iter().collect();
         let gone = remaining.split_off(count.min(remaining.len()));
         let added: Vec<_> = (remaining.len()..count)
@@ -134,5 +149,11 @@ impl Scheduler {
             self.timer_added(worker);
         }
         self.notify();
+        // What is bound to a node may have another home now.
+        for (node, queues) in self.nodes.iter().enumerate() {
+            if queues.bound.len() != 0 {
+                self.wake_worker_for(node);
+            }
+        }
     }
 }

@@ -59,7 +59,7 @@ impl Scheduler {
                 return;
             };
             self.foreign.lock().spawned += 1;
-            self.injector.push(last);
+            self.inject(last);
         }
         self.notify();
     }

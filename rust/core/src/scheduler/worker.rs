@@ -18,6 +18,8 @@ use crate::{
 pub struct Worker {
     /// Its place in the scheduler's slots, kept while it is an orphan.
     pub slot: usize,
+    /// The node it is on, as the scheduler's layout numbers them.
+    pub node: usize,
     pub queue: Queue,
     pub timers: Timers,
     /// Counts what its machine has turned to: written by that machine, watched by the monitor, to which the
@@ -32,9 +34,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(slot: usize, origin: Instant) -> Self {
+    pub fn new(slot: usize, node: usize, origin: Instant) -> Self {
         Self {
             slot,
+            node,
             queue: Queue::default(),
             timers: Timers::new(origin),
             turn: AtomicU64::new(0),

@@ -7,6 +7,7 @@ use loom::{cell::UnsafeCell, thread};
 use super::{Cancelling, Parking, Task, TaskVtable};
 use crate::{
     scheduler::{Config, Host, Scheduler},
+    topology::Layout,
     wait::WaiterClass,
 };
 
@@ -42,6 +43,7 @@ impl Coroutine {
             workers: 1,
             fibers: false,
             exclusive: false,
+            layout: Layout::flat(1),
         });
         Arc::new(Self {
             task: Task::new(&VTABLE, scheduler),

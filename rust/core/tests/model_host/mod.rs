@@ -11,6 +11,7 @@ use loom::thread;
 use penstock_core::{
     scheduler::{Config, Host, Machine, Scheduler, Stack},
     task::{BeginJoin, Task, TaskVtable},
+    topology::Layout,
     wait::{Epoch, Outcome, WaiterClass, WaiterRef},
 };
 
@@ -48,6 +49,7 @@ pub fn scheduler(workers: usize) -> &'static Scheduler {
         workers,
         fibers: false,
         exclusive: false,
+        layout: Layout::flat(workers),
     })
 }
 

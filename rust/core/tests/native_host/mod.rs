@@ -23,6 +23,7 @@ use penstock_core::{
     scheduler::{Config, Host, Machine, Refused, Scheduler, Stack},
     sync::Shared,
     task::{BeginJoin, Parking, Task, TaskVtable},
+    topology::{Layout, Node, Pin, Topology},
     wait::{Epoch, Outcome, Waiter, WaiterClass, WaiterRef},
 };
 
@@ -36,6 +37,7 @@ pub struct Way {
     pub fibers: bool,
     pub gil: bool,
     pub workers: usize,
+    pub nodes: u32,
 }
 
 /// A scheduler whose threads end with it, unless tasks are parked or blocked on them.
@@ -48,7 +50,20 @@ impl Runtime {
             workers: way.workers,
             fibers: way.fibers,
             exclusive: way.gil,
+            layout: layout(way),
         }))
+    }
+
+    /// Runs `body` as a task that starts on `node`.
+    pub fn go_on<T: Send + 'static>(
+        &self,
+        node: usize,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Handle<T> {
+        let task = unsubmitted(self.0, body);
+        // SAFETY: alive and new.
+        unsafe { self.0.submit_to(node, pointer(&task.job)) }.expect("it is open");
+        task
     }
 
     /// Runs `body` as a task.
@@ -63,7 +78,7 @@ impl Runtime {
     ) -> Handle<T> {
         let task = unsubmitted(self.0, body);
         // SAFETY: alive and new.
-        unsafe { self.0.submit_alone(pointer(&task.job)) }.expect("it is open");
+        unsafe { self.0.submit_alone(None, pointer(&task.job)) }.expect("it is open");
         task
     }
 
@@ -105,6 +120,27 @@ impl Runtime {
         submit(&job);
         Handle { job, value }
     }
+}
+
+/// More than the workers of any test.
+const SEATS: usize = 16;
+
+/// A made-up machine: the first nodes have a CPU that may be there, so that threads from outside are on them.
+fn layout(way: Way) -> Layout {
+    let node = |id| Node {
+        cpus: [id].into_iter().collect(),
+        distances: (0..way.nodes)
+            .map(|other| (other, 10 + 10 * other.abs_diff(id)))
+            .collect(),
+        ..Node::new(id)
+    };
+    let topology = Topology::new((0..way.nodes).map(node).collect()).expect("it is sound");
+    Layout::new(
+        &topology,
+        &topology.cpus(),
+        Pin::Off,
+        way.workers.max(SEATS),
+    )
 }
 
 impl Drop for Runtime {
