@@ -617,7 +617,7 @@ def test_where_the_self_test_fails_tasks_park_on_threads_after_one_warning_that_
             channel = penstock.Channel()
             task = penstock.go(channel.recv)
             channel.send(5)
-            print(task.result(timeout=30), _core._uses_fibers())
+            print(task.result(timeout=30), penstock.default_runtime()._uses_fibers())
         assert [warning.category for warning in caught] == [RuntimeWarning], caught
         print(caught[0].message)
     """
@@ -640,7 +640,7 @@ def test_where_the_self_test_fails_fibers_that_were_asked_for_are_an_error_that_
             print(error)
         penstock.configure(parking="thread")  # nothing has started, so it may still be chosen
         assert penstock.go(int, 7).result(timeout=30) == 7
-        assert not _core._uses_fibers()
+        assert not penstock.default_runtime()._uses_fibers()
     """
     ended = run_program(_broken(breakage, source))
     assert reason in ended.stdout
@@ -660,7 +660,7 @@ def test_a_park_that_holds_nothing_is_found_out(run_program: Any) -> None:
 @pytest.mark.skipif("t" not in sys.abiflags, reason="it is always on")
 def test_with_the_gil_turned_on_a_free_threaded_build_parks_on_threads(run_program: Any) -> None:
     ended = run_program(
-        "import penstock; print(penstock.go(int).result(timeout=30), penstock._core._uses_fibers())",
+        "import penstock; print(penstock.go(int).result(timeout=30), penstock.default_runtime()._uses_fibers())",
         env={"PYTHON_GIL": "1"},
         stdout="0 False\n",
         stderr=None,
@@ -679,7 +679,7 @@ def test_the_self_test_passes_runs_once_and_not_for_threads(run_program: Any) ->
             penstock.go(int).result(timeout=30)
         pid = os.fork() if {forks} else 0
         penstock.go(int).result(timeout=30)
-        print(len(calls), _core._uses_fibers())
+        print(len(calls), penstock.default_runtime()._uses_fibers())
         os._exit(0 if not pid else os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     """
     for parking, said in (("auto", "1 True\n"), ("fiber", "1 True\n"), ("thread", "0 False\n")):
@@ -708,7 +708,7 @@ def test_a_runtime_may_start_inside_a_collection_an_import_and_a_greenlet(
         cyclic.me = cyclic
         del cyclic
         gc.collect()
-        print(got, penstock._core._uses_fibers())
+        print(got, penstock.default_runtime()._uses_fibers())
         """,
         stdout="[3, 4] True\n",
     )
@@ -740,7 +740,7 @@ def test_no_room_for_the_self_test_is_no_verdict(run_program: Any) -> None:
             descend()
         except RecursionError:
             pass
-        print(penstock.go(int, 3).result(timeout=30), penstock._core._uses_fibers())
+        print(penstock.go(int, 3).result(timeout=30), penstock.default_runtime()._uses_fibers())
         """,
         stdout="3 True\n",
     )

@@ -925,7 +925,7 @@ def test_exceptions_that_were_raised_pickle_with_what_was_added_to_them() -> Non
 def test_what_is_not_there_yet_is_absent_and_not_stubbed() -> None:
     absent = (
         "select select_nowait aselect after tick blocking ablocking pinned spawn timeout move_on_after map wait "
-        "await_ as_completed Executor Runtime Lock Event Semaphore Barrier Condition WaitGroup Once AtomicInt "
+        "await_ as_completed Executor Lock Event Semaphore Barrier Condition WaitGroup Once AtomicInt "
         "AtomicBool AtomicRef ObjectPool manage_gc GcPolicy memviz tasks leaks trace Rate Selected"
     )
     assert [name for name in absent.split() if hasattr(penstock, name)] == []
@@ -977,7 +977,7 @@ def test_the_runtime_shows_itself_without_starting_and_is_neither_copied_nor_pic
         import atexit, copy, pickle, weakref, penstock
         runtime = penstock.default_runtime()
         print(repr(runtime).split(": ")[1])
-        print(penstock._core._runtime_state(), len(threading.enumerate()))
+        print(runtime._state, len(threading.enumerate()))
         for refused in (pickle.dumps, copy.copy, copy.deepcopy):
             try:
                 refused(runtime)

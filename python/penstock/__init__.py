@@ -14,7 +14,7 @@ from penstock.channel import ChannelStats
 from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full, PenstockError
 from penstock.group import Group
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
-from penstock.runtime import RuntimeStats, configure, default_runtime
+from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.topology import CpuBudget, Node, Topology
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Group",
     "Node",
     "PenstockError",
+    "Runtime",
     "RuntimeStats",
     "Task",
     "Topology",

@@ -11,10 +11,10 @@ class RuntimeThread(threading.Thread):
     """A thread of ours, so that nobody takes it for one of the program's."""
 
 
-def start(machine: int, number: int) -> None:
+def start(machine: int, name: str) -> None:
     """Start the thread of the machine at that address.
 
     A `threading.Thread`, so that tracing, debuggers and `faulthandler` see it; a daemon, because exit waits
     for no task.
     """
-    RuntimeThread(target=_core._machine_main, args=(machine,), name=f"penstock-{number}", daemon=True).start()
+    RuntimeThread(target=_core._machine_main, args=(machine,), name=name, daemon=True).start()

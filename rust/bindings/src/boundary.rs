@@ -179,7 +179,7 @@ impl Caller {
         // SAFETY: on the stack's thread.
         unsafe { fiber::state(stack.as_ref()) }.wait = wait;
         // SAFETY: as above.
-        let holds = unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.scheduler.fibers());
+        let holds = unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.fibers());
         if !holds {
             return Ok(Caller::Thread(ThreadWaiter::here(), wait));
         }

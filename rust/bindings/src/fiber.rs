@@ -174,7 +174,8 @@ unsafe fn free_stack(stack: NonNull<Stack>) {
 thread_local! {
     /// The greenlet at the base of this thread. Borrowed: the thread's main greenlet lives as long as it.
     static HUB: Cell<*mut ffi::PyObject> = const { Cell::new(ptr::null_mut()) };
-    /// The loop that has returned to the hub, or null: the hub is entered to start a new one.
+    /// Why the hub is entered: the loop that it is to start, or else the one that has returned.
+    static STARTS: Cell<*mut Stack> = const { Cell::new(ptr::null_mut()) };
     static RETURNED: Cell<*mut Stack> = const { Cell::new(ptr::null_mut()) };
 }
 
@@ -194,8 +195,23 @@ pub unsafe fn switch(from: NonNull<Stack>, to: NonNull<Stack>) -> bool {
 /// # Safety
 /// See `Host::new_stack`.
 pub unsafe fn new_stack(from: NonNull<Stack>) -> bool {
-    // SAFETY: `from` is the stack that runs; the hub waits at the base of this thread.
-    unsafe { leave(state(from.as_ref()), HUB.get()) }
+    // SAFETY: `from` is the stack that runs; the hub waits at the base of this thread. The loop is made here, where
+    // somebody can be told that there is no memory for it.
+    unsafe {
+        let Some(stack) = new_loop(from.as_ref().machine) else {
+            from.as_ref().machine.set_current_stack(from);
+            return false;
+        };
+        STARTS.set(stack.as_ptr());
+        let back = leave(state(from.as_ref()), HUB.get());
+        if STARTS.get() == stack.as_ptr() {
+            // No memory to leave with: the hub has not run.
+            STARTS.set(ptr::null_mut());
+            free_stack(stack);
+            from.as_ref().machine.set_current_stack(from);
+        }
+        back
+    }
 }
 
 /// Leaves the stack of `from` for the greenlet `target`, until somebody switches back.
@@ -290,24 +306,34 @@ unsafe extern "C-unwind" fn loop_entry(
     }
 }
 
-/// The body of a machine's thread: its hub.
+/// The body of a machine's thread. `false`: it is a second one of the same machine, and has done nothing.
 ///
 /// # Safety
-/// Called attached, on the thread that was started for `machine`. A forced unwind may pass through.
-pub unsafe fn run_machine(machine: &'static Machine) {
+/// Called attached, on a thread that was started for `machine`. A forced unwind may pass through.
+pub unsafe fn run_machine(machine: &'static Machine) -> bool {
     if !machine.enter() {
-        return; // a second thread of the same machine
+        return false;
     }
-    if !machine.scheduler.fibers() {
-        let stack = new_stack_of(machine);
-        // SAFETY: on the machine's thread, on the stack named last; it is free once the loop has returned.
-        unsafe {
+    // SAFETY: attached, on the machine's thread.
+    unsafe {
+        if machine.fibers() {
+            run_hub(machine);
+        } else {
+            let stack = new_stack_of(machine);
             machine.work();
             state(stack.as_ref()).base.exit();
             free_stack(stack);
         }
-        return;
     }
+    machine.leave();
+    true
+}
+
+/// The base of a thread with fibers: starts its loops.
+///
+/// # Safety
+/// Attached, on the machine's thread. A forced unwind may pass through.
+unsafe fn run_hub(machine: &'static Machine) {
     // SAFETY: attached, greenlet is loaded; the main greenlet of a thread outlives what runs on it.
     unsafe {
         let hub = function::<GetCurrent>(GET_CURRENT)();
@@ -319,18 +345,28 @@ pub unsafe fn run_machine(machine: &'static Machine) {
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     let mut frames = DeferredHold::new();
-    if frames.hold(py).is_err() {
-        return; // no memory: the thread ends before it has taken anything
-    }
-    let mut next = None;
     // SAFETY: attached, on the machine's thread.
-    while let Some(stack) = next.take().or_else(|| unsafe { new_loop(machine) }) {
+    let first = match frames.hold(py) {
+        Ok(()) => unsafe { new_loop(machine) },
+        Err(_) => None,
+    };
+    if first.is_none() {
+        // SAFETY: attached; the error is set, or there is none to show.
+        unsafe { ffi::PyErr_WriteUnraisable(ptr::null_mut()) };
+        machine.give_up_start(); // no memory: the thread ends before it has taken anything
+    }
+    let mut next = first;
+    while let Some(stack) = next.take() {
         // SAFETY: a loop that was just made, or waits.
         if !unsafe { enter_loop(stack) } {
             break;
         }
-        let Some(returned) = NonNull::new(RETURNED.replace(ptr::null_mut())) else {
+        next = NonNull::new(STARTS.replace(ptr::null_mut()));
+        if next.is_some() {
             continue;
+        }
+        let Some(returned) = NonNull::new(RETURNED.replace(ptr::null_mut())) else {
+            break;
         };
         // SAFETY: its loop has returned; each idle one does at once when it is resumed now, and its greenlet ends.
         unsafe {
@@ -345,30 +381,29 @@ pub unsafe fn run_machine(machine: &'static Machine) {
             }
         }
         next = machine.take_next_loop();
-        match next {
-            Some(stack) => machine.set_current_stack(stack),
-            None => break,
+        if let Some(stack) = next {
+            machine.set_current_stack(stack);
         }
     }
     frames.release(py);
 }
 
-/// Makes a loop for `machine`, and makes its stack the current one. `None`: there is no memory for one, so its thread
-/// ends, and the tasks that are parked there stay parked.
+/// Makes a loop for `machine`, and makes its stack the current one. `None`: there is no memory for it, and an exception
+/// is set.
 ///
 /// # Safety
-/// Attached, in the hub.
+/// Attached, on the machine's thread.
 unsafe fn new_loop(machine: &'static Machine) -> Option<NonNull<Stack>> {
     let stack = new_stack_of(machine);
-    // SAFETY: attached; the new greenlet's parent is the current one, the hub.
+    // SAFETY: attached; the new greenlet's parent is the hub, which is where it ends.
     unsafe {
         let run = LOOP.load(Ordering::Relaxed); // Ordering: Relaxed, written during the import.
-        let greenlet = function::<NewGreenlet>(NEW)(run, ptr::null_mut());
-        state(stack.as_ref()).greenlet = greenlet;
+        let greenlet = function::<NewGreenlet>(NEW)(run, HUB.get());
         if greenlet.is_null() {
-            ffi::PyErr_WriteUnraisable(run);
+            free_stack(stack);
             return None;
         }
+        state(stack.as_ref()).greenlet = greenlet;
     }
     Some(stack)
 }

@@ -46,10 +46,7 @@ mod _core {
         deadlock::{_look_for_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
         memory::{Buffer, BufferPool, BufferStats},
-        runtime::{
-            _after_fork_in_child, _at_exit, _configure, _frames_match, _runtime_state,
-            _runtime_stats, _uses_fibers, build_profile,
-        },
+        runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
         task::TaskObject,
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
     };
@@ -66,9 +63,15 @@ mod _core {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::memory::add(py)?;
         crate::hot::add_functions(module, &crate::task::FUNCTIONS)?;
-        crate::hot::add_functions(module, &crate::runtime::FUNCTIONS)?;
+        for functions in crate::runtime::functions() {
+            crate::hot::add_functions(module, functions)?;
+        }
         crate::hot::add_functions(module, &crate::fiber::FUNCTIONS)?;
         crate::hot::add_methods(&py.get_type::<TaskObject>(), &crate::task::METHODS)?;
+        crate::hot::add_methods(
+            &py.get_type::<RuntimeObject>(),
+            &crate::task::RUNTIME_METHODS,
+        )?;
         crate::hot::add_methods(&py.get_type::<ChannelObject>(), &crate::channel::METHODS)?;
         // PyO3 lists what it exported itself; the package's own `__all__` says what is public.
         module.dict().del_item("__all__")

@@ -95,6 +95,7 @@ impl Node {
                     Ok((id, distance))
                 })
                 .collect::<PyResult<_>>()?,
+            ..core::Node::new(0)
         };
         Ok(Self { node })
     }
@@ -129,6 +130,7 @@ impl Node {
             cpus,
             memory_bytes,
             distances,
+            ..
         } = &self.node;
         let cpus = list(cpus);
         format!("Node(id={id}, cpus={cpus:?}, memory={memory_bytes}, distances={distances:?})")
@@ -177,6 +179,12 @@ impl Node {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Topology {
     topology: core::Topology,
+}
+
+impl Topology {
+    pub fn core(&self) -> &core::Topology {
+        &self.topology
+    }
 }
 
 #[pymethods]

@@ -21,7 +21,10 @@ use native_host::{
     Ch, Handle, Runtime, Step, Way, block_until, channel, gil, recv, send, sleep_until, spawn,
     watch, yield_now,
 };
-use penstock_core::{scheduler::Machine, wait::Outcome};
+use penstock_core::{
+    scheduler::{Machine, Scheduler},
+    wait::Outcome,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -549,6 +552,7 @@ fn a_task_that_keeps_the_thread_of_parked_ones_is_reported_once() {
         fibers: true,
         gil: false,
         workers: 1,
+        nodes: 1,
     };
     on_one(way, 5, |runtime| {
         let told = runtime.stalls();
@@ -730,21 +734,291 @@ fn parks_and_wakes_are_counted(way: Way) {
     });
 }
 
+/// From outside and from a task, all at once: each starts on its node, or on the only one that has a worker.
+fn a_task_for_a_node_starts_there(way: Way) {
+    on_one(way, 200, move |runtime| {
+        let nodes = usize::try_from(way.nodes).expect("a few");
+        let start = move |node| {
+            move || {
+                let started_on = Machine::current().expect("in a task").node();
+                assert_eq!(started_on, if way.gil { 0 } else { node });
+            }
+        };
+        let tasks: Vec<_> = (0..4 * nodes)
+            .map(|number| runtime.go_on(number % nodes, start(number % nodes)))
+            .collect();
+        tasks.into_iter().for_each(Handle::join);
+    });
+}
+
+// ---- a thread of one's own ----
+
+fn a_task_alone_on_its_thread_has_it_to_its_end(way: Way) {
+    on_one(way, 50, |runtime| {
+        let gate: Ch<usize> = channel(0);
+        let tasks: Vec<_> = (0..4)
+            .map(|_| {
+                let gate = Arc::clone(&gate);
+                runtime.go_alone(move || {
+                    let mut threads = vec![thread::current().id()];
+                    for _ in 0..3 {
+                        recv(&gate).unwrap();
+                        threads.push(thread::current().id());
+                        yield_now();
+                        threads.push(thread::current().id());
+                    }
+                    threads.dedup();
+                    threads
+                })
+            })
+            .collect();
+        // Others run meanwhile, on other threads.
+        let (send_gate, count) = (Arc::clone(&gate), tasks.len() * 3);
+        let sender = runtime.go(move || (0..count).for_each(|i| send(&send_gate, i).unwrap()));
+        let mut threads: Vec<_> = tasks.into_iter().flat_map(Handle::join).collect();
+        sender.join();
+        assert_eq!(threads.len(), 4, "each stayed on one");
+        threads.sort_by_key(|id| format!("{id:?}"));
+        threads.dedup();
+        assert_eq!(threads.len(), 4, "each had one of its own");
+    });
+}
+
+fn tasks_alone_and_others_talk(way: Way) {
+    on_one(way, 50, move |runtime| {
+        let tasks: Vec<_> = (0..=way.workers)
+            .flat_map(|pair| {
+                let (there, back) = (channel(pair % 2), channel(pair % 2));
+                let (there2, back2) = (Arc::clone(&there), Arc::clone(&back));
+                let other = move || relay(&there2, &back2, 20, false);
+                [
+                    runtime.go_alone(move || relay(&back, &there, 20, true)),
+                    if pair % 2 == 0 {
+                        runtime.go(other)
+                    } else {
+                        runtime.go_alone(other)
+                    },
+                ]
+            })
+            .collect();
+        join_all(tasks);
+    });
+}
+
+// ---- more workers, and fewer ----
+
+fn tasks_run_once_while_the_workers_change(way: Way) {
+    on_one(way, 60, |runtime| {
+        let tally = Tally::new(300);
+        let (scheduler, stop) = (runtime.0, Arc::new(AtomicUsize::new(0)));
+        let stopped = Arc::clone(&stop);
+        let resizer = outside(move || {
+            for workers in [3, 1, 5, 2, 1, 4].into_iter().cycle() {
+                scheduler.set_workers(workers);
+                if stopped.load(SeqCst) != 0 {
+                    return;
+                }
+                gil::without(thread::yield_now);
+            }
+        });
+        let tasks: Vec<_> = (0..30)
+            .map(|batch| {
+                let tally = tally.clone();
+                runtime.go(move || {
+                    let tasks: Vec<_> = (0..9)
+                        .map(|task| {
+                            let tally = tally.clone();
+                            spawn(move || {
+                                yield_now();
+                                tally.mark(batch * 10 + task);
+                            })
+                        })
+                        .collect();
+                    assert_eq!(sleep_until(Instant::now()), Outcome::TimedOut);
+                    tally.mark(batch * 10 + 9);
+                    join_all(tasks);
+                })
+            })
+            .collect();
+        join_all(tasks);
+        tally.assert_each_once();
+        stop.store(1, SeqCst);
+        resizer.join();
+    });
+}
+
+/// Each worker has tasks in its queue, a timer, and a parked task on its thread, when all but one go.
+fn fewer_workers_leave_no_task_and_no_timer_behind(way: Way) {
+    on_new(way, 30, move |runtime| {
+        let barrier = Arc::new(Barrier::new(way.workers));
+        let gate: Ch<()> = channel(0);
+        let tasks: Vec<_> = (0..way.workers)
+            .map(|_| {
+                let (barrier, gate) = (Arc::clone(&barrier), Arc::clone(&gate));
+                runtime.go(move || {
+                    wait_for_all(&barrier); // so each is on a machine of its own
+                    let queued: Vec<_> = (0..5).map(|_| spawn(|| ())).collect();
+                    let soon = Instant::now() + MS;
+                    let sleeper = spawn(move || assert_eq!(sleep_until(soon), Outcome::TimedOut));
+                    recv(&gate).unwrap();
+                    join_all(queued);
+                    sleeper.join();
+                })
+            })
+            .collect();
+        runtime.0.set_workers(1);
+        assert_eq!(runtime.0.workers(), 1);
+        for _ in &tasks {
+            send(&gate, ()).unwrap();
+        }
+        join_all(tasks);
+    });
+}
+
+/// Tasks that wait for one another on their threads: they run at once, or never end. (With a GIL the monitor sees to it.)
+fn more_workers_run_what_waits(way: Way) {
+    on_new(way, 20, move |runtime| {
+        let count = way.workers + 3;
+        let barrier = Arc::new(Barrier::new(count));
+        let tasks: Vec<_> = (0..count)
+            .map(|_| {
+                let barrier = Arc::clone(&barrier);
+                runtime.go(move || wait_for_all(&barrier))
+            })
+            .collect();
+        runtime.0.set_workers(count);
+        assert_eq!(runtime.0.workers(), count);
+        join_all(tasks);
+    });
+}
+
+// ---- several schedulers ----
+
+fn runs_on(scheduler: &Scheduler) -> bool {
+    std::ptr::eq(Machine::current().expect("in a task").scheduler, scheduler)
+}
+
+fn tasks_of_two_schedulers_talk(way: Way) {
+    on_one(way, 60, move |runtime| {
+        let other = Runtime::new(way);
+        let tasks: Vec<_> = (0..3)
+            .flat_map(|pair| {
+                let (there, back) = (channel(pair % 2), channel(pair % 2));
+                let (there2, back2) = (Arc::clone(&there), Arc::clone(&back));
+                let scheduler = other.0;
+                [
+                    runtime.go(move || {
+                        assert!(!runs_on(scheduler));
+                        relay(&back, &there, 20, true);
+                    }),
+                    other.go(move || {
+                        assert!(runs_on(scheduler));
+                        relay(&there2, &back2, 20, false);
+                    }),
+                ]
+            })
+            .collect();
+        join_all(tasks);
+        adds_up(&other);
+    });
+}
+
+// ---- a scheduler that is closed ----
+
+fn a_closed_scheduler_ends_when_its_last_task_does(way: Way) {
+    on_new_quietly(way, 40, |runtime| {
+        let (gate, left): (Ch<()>, _) = (channel(0), Arc::new(AtomicUsize::new(0)));
+        let (at, count) = (Arc::clone(&gate), Arc::clone(&left));
+        let root = runtime.go(move || {
+            recv(&at).unwrap();
+            for _ in 0..3 {
+                let count = Arc::clone(&count);
+                spawn(move || {
+                    yield_now();
+                    let more = Arc::clone(&count);
+                    spawn(move || more.fetch_add(1, SeqCst));
+                    count.fetch_add(1, SeqCst);
+                });
+            }
+        });
+        let alone = Arc::clone(&left);
+        let alone = runtime.go_alone(move || alone.fetch_add(1, SeqCst));
+        let last = runtime.close().expect("a task waits");
+        assert!(runtime.try_go(|| ()).is_none());
+        assert!(!last.is_done());
+        send(&gate, ()).unwrap();
+        last.join();
+        assert_eq!(left.load(SeqCst), 7);
+        root.join();
+        alone.join();
+    });
+}
+
+fn a_task_submitted_while_the_scheduler_is_closed_runs_or_is_refused(way: Way) {
+    on_new_quietly(way, 60, |runtime| {
+        let (scheduler, run) = (
+            Arc::new(std::mem::ManuallyDrop::new(Runtime(runtime.0))),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let count = Arc::clone(&run);
+        let submitter = outside(move || {
+            let task = || {
+                let count = Arc::clone(&count);
+                scheduler.try_go(move || count.fetch_add(1, SeqCst))
+            };
+            while task().is_some() {
+                gil::without(thread::yield_now);
+            }
+        });
+        while run.load(SeqCst) == 0 {
+            gil::without(thread::yield_now);
+        }
+        if let Some(last) = runtime.close() {
+            last.join();
+        }
+        // All that were taken have run by now, and no other is taken.
+        let totals = runtime.0.totals();
+        assert_eq!(totals.spawned, totals.finished, "{totals:?}");
+        submitter.join();
+        assert_eq!(runtime.0.totals().spawned, totals.spawned);
+    });
+}
+
+fn the_threads_of_a_closed_scheduler_end(way: Way) {
+    on_new_quietly(way, 20, |runtime| {
+        let barrier = Arc::new(Barrier::new(3));
+        let tasks: Vec<_> = (0..3)
+            .map(|_| {
+                let barrier = Arc::clone(&barrier);
+                runtime.go(move || wait_for_all(&barrier))
+            })
+            .collect();
+        assert!(runtime.ended_threads() < runtime.0.totals().threads);
+        runtime.close();
+        join_all(tasks);
+        while runtime.ended_threads() != runtime.0.totals().threads {
+            gil::without(thread::yield_now);
+        }
+    });
+}
+
 macro_rules! in_every_way {
     ($($test:ident)*) => {
-        in_every_way! { @ threads_of_one: false, false, 1; $($test)* }
-        in_every_way! { @ threads_of_two: false, false, 2; $($test)* }
-        in_every_way! { @ threads_of_four: false, false, 4; $($test)* }
-        in_every_way! { @ threads_with_a_gil: false, true, 2; $($test)* }
-        in_every_way! { @ fibers_of_one: true, false, 1; $($test)* }
-        in_every_way! { @ fibers_of_two: true, false, 2; $($test)* }
-        in_every_way! { @ fibers_of_four: true, false, 4; $($test)* }
-        in_every_way! { @ fibers_with_a_gil: true, true, 2; $($test)* }
+        in_every_way! { @ threads_of_one: false, false, 1, 1; $($test)* }
+        in_every_way! { @ threads_of_two: false, false, 2, 1; $($test)* }
+        in_every_way! { @ threads_of_four: false, false, 4, 1; $($test)* }
+        in_every_way! { @ threads_on_three_nodes: false, false, 6, 3; $($test)* }
+        in_every_way! { @ threads_with_a_gil: false, true, 2, 1; $($test)* }
+        in_every_way! { @ fibers_of_one: true, false, 1, 1; $($test)* }
+        in_every_way! { @ fibers_of_two: true, false, 2, 1; $($test)* }
+        in_every_way! { @ fibers_of_four: true, false, 4, 1; $($test)* }
+        in_every_way! { @ fibers_on_three_nodes: true, false, 6, 3; $($test)* }
+        in_every_way! { @ fibers_with_a_gil: true, true, 2, 2; $($test)* }
     };
-    (@ $way:ident: $fibers:expr, $gil:expr, $workers:expr; $($test:ident)*) => {
+    (@ $way:ident: $fibers:expr, $gil:expr, $workers:expr, $nodes:expr; $($test:ident)*) => {
         mod $way {
             use super::Way;
-            const WAY: Way = Way { fibers: $fibers, gil: $gil, workers: $workers };
+            const WAY: Way = Way { fibers: $fibers, gil: $gil, workers: $workers, nodes: $nodes };
             $(
                 #[test]
                 fn $test() {
@@ -780,4 +1054,14 @@ in_every_way! {
     a_pair_that_readies_each_other_does_not_starve_queued_tasks
     a_stopped_scheduler_starts_nothing
     parks_and_wakes_are_counted
+    a_task_alone_on_its_thread_has_it_to_its_end
+    tasks_alone_and_others_talk
+    tasks_run_once_while_the_workers_change
+    fewer_workers_leave_no_task_and_no_timer_behind
+    more_workers_run_what_waits
+    tasks_of_two_schedulers_talk
+    a_closed_scheduler_ends_when_its_last_task_does
+    a_task_submitted_while_the_scheduler_is_closed_runs_or_is_refused
+    the_threads_of_a_closed_scheduler_end
+    a_task_for_a_node_starts_there
 }

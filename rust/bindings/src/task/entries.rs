@@ -2,16 +2,21 @@
 
 use std::{ptr, sync::Arc};
 
-use penstock_core::{scheduler::Machine, task::BeginJoin, wait::Outcome};
-use pyo3::{exceptions::PyTypeError, ffi, prelude::*};
+use penstock_core::{scheduler::Scheduler, task::BeginJoin, wait::Outcome};
+use pyo3::{
+    exceptions::{PyTypeError, PyValueError},
+    ffi,
+    prelude::*,
+};
 
-use super::{Take, TaskObject, new_task, submit};
+use super::{Take, TaskObject, Where, new_task, submit};
 use crate::{
     boundary::Caller,
     convert::{Patience, parse},
     error::{Failure, Raised, raise},
     hot::Definition,
-    operation, runtime,
+    operation,
+    runtime::{self, RuntimeObject},
 };
 
 pub static FUNCTIONS: [Definition; 3] = [
@@ -25,6 +30,15 @@ pub static FUNCTIONS: [Definition; 3] = [
         c"_submit",
         submit_entry,
         c"_submit(task, /)\n--\n\nStarts a task of `_new_task`.",
+    ),
+];
+
+pub static RUNTIME_METHODS: [Definition; 2] = [
+    Definition::fast(c"go", runtime_go, RUNTIME_GO_DOC),
+    Definition::fast(
+        c"_spawn",
+        runtime_spawn,
+        c"_spawn($self, fn, args, kwargs, name, node, own_thread)\n--\n\nWhat `Runtime.spawn` comes down to.",
     ),
 ];
 
@@ -54,6 +68,16 @@ it starts.\n\n\
 Raises:\n    TypeError: ``fn`` is not callable, or is a coroutine: write ``go(fn, *args)``.\n    \
 RuntimeError: the interpreter is about to exit.\n\n\
 >>> from penstock import go\n>>> go(pow, 2, 10).result()\n1024\n";
+
+const RUNTIME_GO_DOC: &std::ffi::CStr = c"go($self, fn, /, *args, **kwargs)\n--\n\n\
+Run ``fn(*args, **kwargs)`` as a task of this runtime, and return the `Task` at once.\n\n\
+Otherwise as `penstock.go`, and what the task starts by that runs here too. Any thread or task may call it, those of\n\
+other runtimes too. Never waits; starts the runtime if need be.\n\n\
+Raises:\n    TypeError: ``fn`` is not callable, or is a coroutine: write ``go(fn, *args)``.\n    \
+RuntimeError: the runtime was shut down (its own tasks may go on to start others), no thread is to be had for its\n        \
+first task, or the interpreter is about to exit.\n\n\
+>>> import penstock\n>>> with penstock.Runtime(workers=1) as runtime:\n...     task = runtime.go(pow, 2, 10)\n\
+>>> task.result()\n1024\n";
 
 const RESULT_DOC: &std::ffi::CStr = c"result($self, /, timeout=None)\n--\n\n\
 Wait for the task to end, and return what it returned or raise what it raised.\n\n\
@@ -87,10 +111,26 @@ unsafe extern "C-unwind" fn go(
     unsafe {
         let task = new_unsubmitted(module, arguments, count, keywords);
         if !task.is_null() {
-            submit(task);
+            return started(task, Where::default());
         }
         task
     }
+}
+
+/// Starts a new task; null with an exception set if it is refused.
+///
+/// # Safety
+/// Attached; `task` is a strong reference to a `Task` that was never submitted.
+#[inline]
+unsafe fn started(task: *mut ffi::PyObject, place: Where) -> *mut ffi::PyObject {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Err(Raised) = submit(task, place) {
+            ffi::Py_DECREF(task);
+            return ptr::null_mut();
+        }
+    }
+    task
 }
 
 unsafe extern "C-unwind" fn new_unsubmitted(
@@ -102,6 +142,30 @@ unsafe extern "C-unwind" fn new_unsubmitted(
     // SAFETY: called by CPython, attached, with `count` arguments and then one per keyword.
     unsafe {
         let py = Python::assume_attached();
+        match runtime::current_scheduler(py) {
+            Ok(scheduler) => new_from(py, scheduler, arguments, count, keywords),
+            Err(error) => {
+                raise(py, error);
+                ptr::null_mut()
+            }
+        }
+    }
+}
+
+/// Makes the task that `go(fn, *args, **kwargs)` asks for.
+///
+/// # Safety
+/// Attached; the arguments are those of a vectorcall.
+#[inline]
+unsafe fn new_from(
+    py: Python<'_>,
+    scheduler: &'static Scheduler,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: attached, with `count` arguments and then one per keyword.
+    unsafe {
         if count < 1 {
             raise(
                 py,
@@ -109,16 +173,6 @@ unsafe extern "C-unwind" fn new_unsubmitted(
             );
             return ptr::null_mut();
         }
-        let scheduler = match Machine::current() {
-            Some(machine) => machine.scheduler,
-            None => match runtime::default_scheduler(py) {
-                Ok(scheduler) => scheduler,
-                Err(error) => {
-                    raise(py, error);
-                    return ptr::null_mut();
-                }
-            },
-        };
         if runtime::is_over() {
             raise(py, runtime::over());
             return ptr::null_mut();
@@ -147,7 +201,123 @@ unsafe extern "C-unwind" fn new_unsubmitted(
                 }
             }
         }
-        new_task(py, scheduler, *arguments, args, kwargs)
+        new_task(py, scheduler, *arguments, args, kwargs, ptr::null_mut())
+    }
+}
+
+/// `Runtime.go(fn, *args, **kwargs)`.
+unsafe extern "C-unwind" fn runtime_go(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: a raw entry of `_Runtime`, with the arguments of a vectorcall.
+    unsafe {
+        let py = Python::assume_attached();
+        let task = match scheduler_of(py, &this) {
+            Ok(scheduler) => new_from(py, scheduler, arguments, count, keywords),
+            Err(Raised) => ptr::null_mut(),
+        };
+        if task.is_null() {
+            task
+        } else {
+            started(task, Where::default())
+        }
+    }
+}
+
+/// The node that `node=` names, as an index; `None` for `None`.
+///
+/// # Safety
+/// Attached; `node` is alive.
+unsafe fn node_of(
+    py: Python<'_>,
+    scheduler: &Scheduler,
+    node: *mut ffi::PyObject,
+) -> Result<Option<usize>, Raised> {
+    // SAFETY: alive, by the caller's promise.
+    let node = unsafe { Bound::ref_from_ptr(py, &node) };
+    if node.is_none() {
+        return Ok(None);
+    }
+    let layout = scheduler.layout();
+    let known = node.extract().ok().and_then(|id| layout.node_index(id));
+    if known.is_some() {
+        return Ok(known);
+    }
+    let ids: Vec<_> = (0..layout.nodes())
+        .map(|node| layout.node_id(node))
+        .collect();
+    let message = match node.repr() {
+        Ok(shown) => format!("node must be None or the id of a node, one of {ids:?}, not {shown}"),
+        Err(error) => return Err(raise(py, error)),
+    };
+    // SAFETY: alive, and attached.
+    let is_number = unsafe { ffi::PyIndex_Check(node.as_ptr()) } != 0;
+    Err(raise(
+        py,
+        if is_number {
+            PyValueError::new_err(message)
+        } else {
+            PyTypeError::new_err(message)
+        },
+    ))
+}
+
+/// The scheduler of a `_Runtime`, started if need be.
+///
+/// # Safety
+/// Attached; `runtime` is one.
+unsafe fn scheduler_of(
+    py: Python<'_>,
+    runtime: &*mut ffi::PyObject,
+) -> Result<&'static Scheduler, Raised> {
+    // SAFETY: alive during the call, and of that class, by the caller's promise.
+    let runtime = unsafe { Bound::ref_from_ptr(py, runtime).cast_unchecked::<RuntimeObject>() };
+    let scheduler = runtime.get().life().scheduler(py);
+    scheduler.map_err(|error| raise(py, error))
+}
+
+/// `Runtime._spawn(fn, args, kwargs, name, node, own_thread)`: a tuple, a dict or `None`, a `str` or `None`, anything, a
+/// bool.
+unsafe extern "C-unwind" fn runtime_spawn(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let names = ["fn", "args", "kwargs", "name", "node", "own_thread"];
+    // SAFETY: a raw entry of `_Runtime`, called by its subclass with such arguments. What is made here is given to the
+    // task.
+    unsafe {
+        let py = Python::assume_attached();
+        let parsed = parse(py, "_spawn", names, 6, arguments, count, keywords);
+        let (Ok([callable, args, kwargs, name, node, own_thread]), Ok(scheduler)) =
+            (parsed, scheduler_of(py, &this))
+        else {
+            return ptr::null_mut();
+        };
+        let or_null = |object: *mut ffi::PyObject| {
+            if object == ffi::Py_None() {
+                ptr::null_mut()
+            } else {
+                object
+            }
+        };
+        let (kwargs, name) = (or_null(kwargs), or_null(name));
+        let Ok(node) = node_of(py, scheduler, node) else {
+            return ptr::null_mut();
+        };
+        ffi::Py_INCREF(args);
+        ffi::Py_XINCREF(kwargs);
+        let task = new_task(py, scheduler, callable, args, kwargs, name);
+        if task.is_null() {
+            task
+        } else {
+            let own_thread = own_thread == ffi::Py_True();
+            started(task, Where { node, own_thread })
+        }
     }
 }
 
@@ -157,8 +327,10 @@ unsafe extern "C-unwind" fn submit_entry(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by `penstock.group` only, with a task of `_new_task` that it submits once.
     unsafe {
-        submit(task);
-        ffi::Py_NewRef(ffi::Py_None())
+        match submit(task, Where::default()) {
+            Ok(()) => ffi::Py_NewRef(ffi::Py_None()),
+            Err(Raised) => ptr::null_mut(),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use penstock_core::scheduler::Scheduler;
 use pyo3::{ffi, prelude::*};
 
 use super::TaskObject;
@@ -29,6 +30,8 @@ struct Free {
     count: Cell<usize>,
     /// The fewest there were in this period.
     low: Cell<usize>,
+    /// How many stay anyway.
+    kept: Cell<usize>,
     /// When this period began.
     since: Cell<Option<Instant>>,
     /// The full collections that it was judged for.
@@ -43,6 +46,7 @@ thread_local! {
             first: Cell::new(ptr::null_mut()),
             count: Cell::new(0),
             low: Cell::new(0),
+            kept: Cell::new(0),
             since: Cell::new(None),
             judged: Cell::new(0),
         }
@@ -105,7 +109,8 @@ impl Free {
         match self.since.get() {
             Some(since) if now - since < PERIOD => return,
             Some(_) => {
-                for _ in 0..self.low.get() {
+                let surplus = self.low.get().saturating_sub(self.kept.get());
+                for _ in 0..surplus {
                     let object = self.first.get();
                     // SAFETY: there are at least so many on the list; see `take`.
                     unsafe {
@@ -114,13 +119,40 @@ impl Free {
                         ffi::PyObject_GC_Del(object.cast());
                     }
                 }
-                self.count.set(self.count.get() - self.low.get());
+                self.count.set(self.count.get() - surplus);
             }
             None => {}
         }
         self.since.set(Some(now));
         self.low.set(self.count.get());
     }
+}
+
+/// Sets the memory of so many tasks aside, for this thread and for good.
+pub fn prewarm(py: Python<'_>, scheduler: &'static Scheduler, tasks: usize) -> PyResult<()> {
+    if tasks == 0 {
+        return Ok(());
+    }
+    drop(super::new_last(py, scheduler)?); // the first object of all tells the offset
+    // Ordering: Relaxed throughout, see `new`.
+    let class = CLASS.load(Ordering::Relaxed);
+    let offset = OFFSET.load(Ordering::Relaxed);
+    FREE.with(|free| {
+        free.kept.set(free.kept.get().max(tasks));
+        while free.count.get() < tasks {
+            // SAFETY: attached; the memory has no task in it.
+            unsafe {
+                let object = ffi::PyObject_GC_New::<ffi::PyObject>(class);
+                if object.is_null() {
+                    return Err(PyErr::fetch(py));
+                }
+                weak_references(object).write(ptr::null_mut());
+                ffi::Py_DECREF(class.cast());
+                free.put(object, offset);
+            }
+        }
+        Ok(())
+    })
 }
 
 /// A full collection begins.

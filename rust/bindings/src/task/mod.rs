@@ -12,8 +12,8 @@ mod entries;
 mod memory;
 mod run;
 
-pub use entries::{FUNCTIONS, METHODS};
-pub use memory::{collection_begins, load, rest};
+pub use entries::{FUNCTIONS, METHODS, RUNTIME_METHODS};
+pub use memory::{collection_begins, load, prewarm, rest};
 
 use std::{
     cell::UnsafeCell,
@@ -25,7 +25,7 @@ use std::{
 };
 
 use penstock_core::{
-    scheduler::{Machine, Scheduler},
+    scheduler::{Machine, Refused, Scheduler},
     task::{BeginJoin, Cancelling, Task, TaskVtable},
     wait::{Entry, WaiterClass, WaiterRef},
 };
@@ -41,8 +41,11 @@ use crate::{
     callback,
     convert::Patience,
     error::{Failure, Raised, raise},
-    fiber, interpreter,
+    fiber,
+    hot::Definition,
+    interpreter,
     interrupt::Interrupts,
+    object::Object,
     operation,
 };
 
@@ -102,6 +105,8 @@ pub struct TaskObject {
     object: UnsafeCell<*mut ffi::PyObject>,
     fields: UnsafeCell<Fields>,
     kind: Kind,
+    /// What `spawn` called it, a `str`; else null. Written before anyone knows the task.
+    name: *mut ffi::PyObject,
     /// Whether somebody has asked for the exception. Not an `AtomicBool` for fear of two words.
     retrieved: std::sync::atomic::AtomicBool,
     /// Given out when somebody asks for it.
@@ -285,7 +290,12 @@ impl TaskObject {
     }
 
     fn shown_name(&self) -> String {
-        format!("Task-{}", self.number())
+        if self.name.is_null() {
+            return format!("Task-{}", self.number());
+        }
+        // SAFETY: a `str` that lives as long as the task; attached, as every caller is.
+        let name = unsafe { Bound::ref_from_ptr(Python::assume_attached(), &self.name) };
+        name.to_string()
     }
 
     /// Starts to wait for its end.
@@ -353,7 +363,8 @@ impl TaskObject {
 /// Makes a task that is not submitted yet. Gives a new reference, or null with an exception set.
 ///
 /// # Safety
-/// Attached; `args` is null or a tuple, `kwargs` null or a dict, both strong references that are given away.
+/// Attached; `args` is null or a tuple, `kwargs` null or a dict, both strong references that are given away; `name` is
+/// null or a `str`.
 #[inline]
 unsafe fn new_task(
     py: Python<'_>,
@@ -361,6 +372,7 @@ unsafe fn new_task(
     callable: *mut ffi::PyObject,
     args: *mut ffi::PyObject,
     kwargs: *mut ffi::PyObject,
+    name: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: attached; the references are ours to give back.
     let give_up = || unsafe {
@@ -386,8 +398,11 @@ unsafe fn new_task(
         }
         snapshot
     };
-    // SAFETY: the callable is alive.
-    unsafe { ffi::Py_INCREF(callable) };
+    // SAFETY: both are alive, or null.
+    unsafe {
+        ffi::Py_INCREF(callable);
+        ffi::Py_XINCREF(name);
+    }
     let task = TaskObject {
         core: Task::new(&VTABLE, scheduler),
         object: UnsafeCell::new(ptr::null_mut()),
@@ -400,6 +415,7 @@ unsafe fn new_task(
             end: End::Cancelled, // if it never runs
         }),
         kind,
+        name,
         retrieved: std::sync::atomic::AtomicBool::new(false),
         id: AtomicU64::new(0),
         interrupts: Interrupts::default(),
@@ -414,17 +430,92 @@ unsafe fn new_task(
     }
 }
 
-/// Hands a new task to its scheduler.
+/// Where a task starts.
+#[derive(Clone, Copy, Default)]
+struct Where {
+    /// On a worker of this node, as the layout numbers it.
+    node: Option<usize>,
+    own_thread: bool,
+}
+
+/// Hands a new task to its scheduler. A task that is refused is cancelled, so that nobody waits for it for ever.
 ///
 /// # Safety
-/// `object` is a `Task` that was never submitted.
+/// Attached; `object` is a `Task` that was never submitted.
 #[inline]
-unsafe fn submit(object: *mut ffi::PyObject) {
+unsafe fn submit(object: *mut ffi::PyObject, place: Where) -> Result<(), Raised> {
     // SAFETY: a new task, by the caller's promise; the reference is the one that it holds to itself.
     unsafe {
         ffi::Py_INCREF(object);
         let core = TaskObject::from_object(object).core_pointer();
-        core.as_ref().scheduler().submit(core);
+        let scheduler = core.as_ref().scheduler();
+        let submitted = match place {
+            Where {
+                node,
+                own_thread: true,
+            } => scheduler.submit_alone(node, core),
+            Where {
+                node: Some(node), ..
+            } => scheduler.submit_to(node, core),
+            Where { node: None, .. } => scheduler.submit(core),
+        };
+        submitted.map_err(|refused| give_back(object, refused))
+    }
+}
+
+/// # Safety
+/// As for [`submit`], which has just been refused.
+#[cold]
+unsafe fn give_back(object: *mut ffi::PyObject, refused: Refused) -> Raised {
+    // SAFETY: attached; the reference is the one that the task would hold to itself.
+    unsafe {
+        let _ = TaskObject::from_object(object).core.cancel();
+        ffi::Py_DECREF(object);
+        let message = match refused {
+            Refused::Closed => "the runtime was shut down: it takes no more tasks",
+            Refused::NoThread => {
+                "there is no thread for the task: the system or PENSTOCK_MAX_THREADS allows no more"
+            }
+        };
+        raise(Python::assume_attached(), PyRuntimeError::new_err(message))
+    }
+}
+
+/// A task that does nothing, for [`close`].
+pub fn new_last(py: Python<'_>, scheduler: &'static Scheduler) -> PyResult<Object> {
+    static NOTHING: Definition = Definition::no_args(c"_nothing", nothing, c"");
+    unsafe extern "C-unwind" fn nothing(
+        _: *mut ffi::PyObject,
+        _: *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject {
+        // SAFETY: called by CPython, attached.
+        unsafe { ffi::Py_NewRef(ffi::Py_None()) }
+    }
+    // SAFETY: attached; the definition is static. What is made is ours.
+    unsafe {
+        let callable = ffi::PyCFunction_New(NOTHING.get(), ptr::null_mut());
+        let callable = Bound::from_owned_ptr_or_err(py, callable)?;
+        let none = ptr::null_mut();
+        let task = new_task(py, scheduler, callable.as_ptr(), none, none, none);
+        Ok(Object::steal(
+            Bound::from_owned_ptr_or_err(py, task)?.into_ptr(),
+        ))
+    }
+}
+
+/// Closes `scheduler`, with `last` to run when all others have ended. `false`: they have, and it does not run.
+///
+/// # Safety
+/// Attached; `last` is from [`new_last`], for this scheduler.
+pub unsafe fn close(scheduler: &'static Scheduler, last: &Object) -> bool {
+    // SAFETY: a new task, with the reference that it holds to itself.
+    unsafe {
+        ffi::Py_INCREF(last.as_ptr());
+        let waits = scheduler.close(Some(TaskObject::from_object(last.as_ptr()).core_pointer()));
+        if !waits {
+            ffi::Py_DECREF(last.as_ptr());
+        }
+        waits
     }
 }
 
@@ -525,7 +616,7 @@ impl TaskObject {
         Ok(())
     }
 
-    /// A name for people: `Task-7`.
+    /// A name for people: what `spawn` was given, or `Task-7`.
     #[getter]
     fn name(&self) -> String {
         self.shown_name()
@@ -608,6 +699,7 @@ impl Drop for TaskObject {
                 fields.kwargs,
                 fields.context,
                 fields.result,
+                self.name,
             ] {
                 ffi::Py_XDECREF(pointer);
             }

@@ -18,6 +18,13 @@ use crate::{
     fiber, operation, runtime, unwind,
 };
 
+/// How a coroutine left a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Parked,
+    GaveUpTurn,
+}
+
 /// The task table's `run`.
 ///
 /// # Safety
@@ -42,7 +49,12 @@ pub unsafe fn run(core: NonNull<Task>) {
         stack.task.set(core.as_ptr());
         match task.kind {
             Kind::Call => task.call(machine, stack),
-            Kind::Coroutine => task.step(machine, stack, starts),
+            Kind::Coroutine if machine.is_alone() => task.step_to_the_end(machine, stack),
+            Kind::Coroutine => {
+                if let Some(left) = task.step(machine, stack, starts) {
+                    task.leave_step(machine, left);
+                }
+            }
         }
     }
 }
@@ -135,11 +147,33 @@ impl TaskObject {
         }
     }
 
-    /// Runs one step of a coroutine.
+    /// Runs a coroutine that has this thread alone: between two steps it parks with its stack, as a plain task does.
     ///
     /// # Safety
     /// In `run`.
-    unsafe fn step(&self, machine: &Machine, stack: &Stack, starts: bool) {
+    unsafe fn step_to_the_end(&self, machine: &'static Machine, stack: &Stack) {
+        self.core.set_stack(stack); // so its wakes go to this thread, and never by a queue
+        let mut starts = true;
+        // SAFETY: in `run`; the wait that a step ended with is armed, and the frames below hold nothing.
+        while let Some(left) = unsafe { self.step(machine, stack, starts) } {
+            starts = false;
+            // SAFETY: as above.
+            let resumed = unsafe {
+                match left {
+                    Left::Parked => machine.park(),
+                    Left::GaveUpTurn => machine.yield_now(),
+                }
+            };
+            debug_assert!(resumed, "nobody else switches on a thread without fibers");
+            stack.task.set(&raw const self.core);
+        }
+    }
+
+    /// Runs one step of a coroutine, and says how the coroutine left it if that did not end the task.
+    ///
+    /// # Safety
+    /// In `run`.
+    unsafe fn step(&self, machine: &Machine, stack: &Stack, starts: bool) -> Option<Left> {
         // SAFETY: in `run`, attached, the one user of the fields.
         unsafe {
             let py = Python::assume_attached();
@@ -177,20 +211,25 @@ impl TaskObject {
                 ffi::PySendResult::PYGEN_NEXT => {
                     let gives_up_turn = operation::is_yield_marker(result);
                     ffi::Py_DECREF(result);
-                    self.leave_step(machine, gives_up_turn);
+                    return Some(if gives_up_turn {
+                        Left::GaveUpTurn
+                    } else {
+                        Left::Parked
+                    });
                 }
                 ffi::PySendResult::PYGEN_RETURN => self.end_with(machine, result, false),
                 ffi::PySendResult::PYGEN_ERROR => self.end_with(machine, ptr::null_mut(), false),
             }
         }
+        None
     }
 
     /// # Safety
     /// At the end of a step that has not finished the task.
-    unsafe fn leave_step(&self, machine: &Machine, gives_up_turn: bool) {
+    unsafe fn leave_step(&self, machine: &Machine, left: Left) {
         let core = self.core_pointer();
         let scheduler = self.core.scheduler();
-        if gives_up_turn {
+        if left == Left::GaveUpTurn {
             self.core.yield_step();
         } else {
             machine.counters().parks.add(1);

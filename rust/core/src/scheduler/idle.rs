@@ -6,7 +6,7 @@
 //! Invariant: a worker is either in the hands of exactly one machine (running it, or asleep with it), or in
 //! `free`. A machine that is not `Awake` is in the list of its place, and only there.
 
-use std::{collections::VecDeque, ptr::NonNull, time::Instant};
+use std::{cmp::Reverse, collections::VecDeque, time::Instant};
 
 use super::{Machine, Scheduler, Stall, worker::Worker};
 use crate::sync::{Ordering, fence};
@@ -88,27 +88,44 @@ impl Idle {
         sleepers.find(|machine| machine.holds(worker))
     }
 
-    /// Finds a worker that nobody runs: a free one, or one that a sleeper has in hand.
-    pub fn find_worker(&mut self) -> Option<&'static Worker> {
-        if let Some(worker) = self.free.pop() {
-            worker.set_idle(self, false);
-            return Some(worker);
+    /// Finds a worker that nobody runs, a free one or one that a sleeper has in hand: of those that `rank` gives a number
+    /// the one with the lowest. Of equals rather a free one, or one of a machine whose thread is taken: the other
+    /// machines can run something themselves.
+    pub fn find_worker(
+        &mut self,
+        rank: impl Fn(&Worker) -> Option<u32>,
+    ) -> Option<&'static Worker> {
+        let free = self.free.iter().map(|&worker| (worker, None));
+        let sleepers = self.sleepers.iter().copied();
+        let asleep = sleepers.filter_map(|machine| Some((machine.worker()?, Some(machine))));
+        let order = |sleeper: Option<&Machine>| match sleeper.map(|machine| machine.place(self)) {
+            None => 0,
+            Some(Place::Holding) => 1,
+            Some(_) => 2,
+        };
+        let (_, worker, sleeper) = free
+            .chain(asleep)
+            .filter_map(|(worker, sleeper)| {
+                Some(((rank(worker)?, order(sleeper)), worker, sleeper))
+            })
+            .max_by_key(|(key, ..)| Reverse(*key))?; // the last of the lowest
+        if let Some(machine) = sleeper {
+            self.disarm(machine);
+        } else {
+            self.free.retain(|other| !std::ptr::eq(*other, worker));
         }
-        // Rather from a machine whose thread is taken: the others can run something themselves.
-        let at = self
-            .sleepers
-            .iter()
-            .position(|machine| machine.place(self) == Place::Holding)
-            .or_else(|| self.sleepers.len().checked_sub(1))?;
-        let machine = self.sleepers[at];
+        worker.set_idle(self, false);
+        Some(worker)
+    }
+
+    /// Takes its worker from a machine that sleeps with one.
+    pub fn disarm(&mut self, machine: &'static Machine) {
         let place = match machine.place(self) {
             Place::Holding => Place::Parked,
             _ => Place::Spare,
         };
         self.put(machine, place);
-        let worker = machine.take_worker();
-        worker.set_idle(self, false);
-        Some(worker)
+        machine.take_worker();
     }
 }
 
@@ -147,12 +164,12 @@ impl Scheduler {
             return;
         }
         // Rather a machine that only has to wake up than a worker that needs another thread.
-        let sleeper = idle
-            .sleepers
-            .iter()
-            .rposition(|machine| machine.place(&idle) == Place::Sleeping);
-        if let Some(at) = sleeper {
-            let machine = idle.sleepers[at];
+        let distance = self.distance_from(self.caller_node());
+        let sleepers = idle.sleepers.iter().copied().rev();
+        let sleeper = sleepers
+            .filter(|machine| machine.place(&idle) == Place::Sleeping)
+            .min_by_key(|machine| machine.worker().and_then(&distance));
+        if let Some(machine) = sleeper {
             idle.put(machine, Place::Awake);
             self.searching.fetch_add(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
             machine.set_searching();
@@ -161,7 +178,7 @@ impl Scheduler {
             self.unpark(machine);
             return;
         }
-        let Some(worker) = idle.find_worker() else {
+        let Some(worker) = idle.find_worker(distance) else {
             return;
         };
         self.searching.fetch_add(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
@@ -169,13 +186,13 @@ impl Scheduler {
         self.give_to_spare(idle, worker, true);
     }
 
-    /// Has a spare machine, or a new one, run `worker`. Ends the lock.
+    /// Has a spare machine, or a new one, run `worker`; `false`: there is no thread for one. Ends the lock.
     pub(super) fn give_to_spare(
         &'static self,
         mut idle: crate::sync::LockGuard<'_, Idle>,
         worker: &'static Worker,
         searching: bool,
-    ) {
+    ) -> bool {
         if let Some(&machine) = idle.spares.last() {
             idle.put(machine, Place::Awake);
             machine.put_worker(worker);
@@ -189,7 +206,7 @@ impl Scheduler {
             if !spare_left {
                 self.start_spare();
             }
-            return;
+            return true;
         }
         drop(idle);
         let machine = self.new_machine();
@@ -197,29 +214,56 @@ impl Scheduler {
         if searching {
             machine.set_searching();
         }
-        if !self.start(machine) {
-            // No thread is to be had. The worker stays free; whoever comes by next takes it.
-            let worker = machine.take_worker();
-            if searching {
-                machine.unset_searching();
-                self.searching.fetch_sub(1, Ordering::SeqCst); // Ordering: SeqCst, as above.
-            }
-            let mut idle = self.idle.lock();
-            // While it was in no list, a machine may have looked for one in vain.
-            if let Some(&waiting) = idle.waiting.front() {
-                idle.put(waiting, Place::Awake);
-                waiting.put_worker(worker);
-                self.publish(&idle);
-                drop(idle);
-                self.unpark(waiting);
-                return;
-            }
-            worker.set_idle(&mut idle, true);
-            idle.free.push(worker);
-            self.publish(&idle);
+        let started = self.start(machine);
+        if started {
+            self.monitor.workers_awake();
+        } else {
+            machine.give_up_start();
+        }
+        started
+    }
+
+    /// Leaves `worker` to whoever comes by next, or gives it to the machine that has waited longest: while the worker was
+    /// in no list that one may have looked for it in vain.
+    pub(super) fn set_free(&'static self, worker: &'static Worker) {
+        let mut idle = self.idle.lock();
+        if worker.is_orphaned() {
+            drop(idle);
+            self.retire(worker);
             return;
         }
-        self.monitor.workers_awake();
+        if let Some(&waiting) = idle.waiting.front() {
+            idle.put(waiting, Place::Awake);
+            waiting.put_worker(worker);
+            worker.set_idle(&mut idle, false);
+            self.publish(&idle);
+            drop(idle);
+            self.unpark(waiting);
+            return;
+        }
+        worker.set_idle(&mut idle, true);
+        idle.free.push(worker);
+        self.publish(&idle);
+        drop(idle);
+        self.end_if_quiet();
+    }
+
+    /// An orphan that was in hand till now is done with: passes on what is left in it, and keeps it for later.
+    pub(super) fn retire(&'static self, worker: &'static Worker) {
+        let mut left = Vec::new();
+        while let Some(task) = worker.queue.take_next().or_else(|| worker.queue.pop()) {
+            left.push(task.as_ptr());
+        }
+        self.nodes[worker.node].injector.push_all(&left);
+        if worker.timers.next().is_some() {
+            self.timer_added(worker); // set after the take-over
+        }
+        let mut idle = self.idle.lock();
+        idle.orphans.retain(|other| !std::ptr::eq(*other, worker));
+        idle.pool.push(worker);
+        self.publish(&idle);
+        drop(idle);
+        self.notify();
     }
 
     /// A timer was added to a worker whose machine may sleep past it, or may have lost its slot since: sees to
@@ -228,9 +272,7 @@ impl Scheduler {
         let mut idle = self.idle.lock();
         while worker.is_orphaned() {
             drop(idle); // moving timers drops none, but takes their locks
-            // Ordering: Acquire pairs with the Release that put the worker there.
-            // SAFETY: slots are never empty, and workers are leaked.
-            let heir = unsafe { &*self.slots[worker.slot].load(Ordering::Acquire) };
+            let heir = self.slots.heir(worker);
             heir.timers.take_over(&worker.timers);
             worker = heir;
             idle = self.idle.lock();
@@ -259,7 +301,7 @@ impl Scheduler {
             Place::Awake | Place::Waiting => return,
             Place::Sleeping | Place::Holding => idle.put(machine, Place::Awake),
             Place::Spare | Place::Parked => {
-                if let Some(worker) = idle.find_worker() {
+                if let Some(worker) = idle.find_worker(self.distance_from(machine.node())) {
                     idle.put(machine, Place::Awake);
                     machine.put_worker(worker);
                 } else {
@@ -299,25 +341,27 @@ impl Scheduler {
         true
     }
 
-    /// Whether anything is there that a worker without work of its own could run.
+    /// Whether anything is there that a worker without work of its own could run; on other nodes only while no machine of
+    /// its node looks there.
     pub(super) fn work_is_visible(&self, machine: &Machine) -> bool {
+        let node = machine.node();
+        let only_near = self.nodes.len() > 1 && self.nodes[node].far_search_is_on();
         let queued = |worker: &'static Worker| !worker.queue.is_empty();
-        self.injector.len() != 0
+        let injected = if only_near {
+            self.nodes[node].injector.len() != 0
+        } else {
+            self.is_injected()
+        };
+        injected
+            || self.is_bound(node)
             || !machine.inbox.is_empty()
             // Ordering: SeqCst, after the stores of the machine that is about to sleep.
             || self.waiting_machines.load(Ordering::SeqCst) != 0
-            || self.slots().any(queued)
+            || self
+                .slots
+                .iter()
+                .any(|worker| (!only_near || worker.node == node) && queued(worker))
             || (self.orphans.load(Ordering::SeqCst) != 0
                 && self.idle.lock().orphans.iter().copied().any(queued))
-    }
-
-    /// The workers in the slots.
-    pub(super) fn slots(&self) -> impl Iterator<Item = &'static Worker> + '_ {
-        self.slots.iter().map(|slot| {
-            // Ordering: Acquire pairs with the Release that put the worker there.
-            let worker = NonNull::new(slot.load(Ordering::Acquire)).expect("slots are never empty");
-            // SAFETY: workers are leaked, never freed.
-            unsafe { worker.as_ref() }
-        })
     }
 }

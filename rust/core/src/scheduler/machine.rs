@@ -22,6 +22,7 @@ use super::{
     loops::Loops,
     stack::{Inbox, StackQueue},
     stats::Counters,
+    victims::{Random, Victims},
     worker::Worker,
 };
 use crate::{
@@ -65,7 +66,9 @@ struct Own {
     turn: u32,
     stacks_in_a_row: u32,
     next_in_a_row: u32,
-    random: u32,
+    random: Random,
+    /// The node for which it looks at others.
+    searches_far_of: Option<usize>,
     /// The task that just ran gave up its turn: queued tasks go first, once.
     yielded: bool,
     /// Idle loops that are resumed return.
@@ -96,13 +99,19 @@ pub struct Machine {
     searching: AtomicBool,
     place: UnsafeCell<Place>,
     order: UnsafeCell<Option<Order>>,
+    /// The one task that it is for, or null. Written before its thread is started.
+    alone: AtomicPtr<Task>,
+    /// The node of the worker it had last. Written by its thread, read by who looks for a worker for it.
+    pub(super) node: AtomicUsize,
+    /// What its thread is bound to, as the layout numbers it. Its thread's.
+    pub(super) bound: Cell<Option<usize>>,
     /// The stack that runs. Its thread's.
     current: Cell<*mut Stack>,
     own: UnsafeCell<Own>,
     pub(super) counters: Counters,
 }
 
-// SAFETY: `place` and `order` are guarded by the lock of `idle`, `own` and `current` belong to the machine's
+// SAFETY: `place` and `order` are guarded by the lock of `idle`, `own`, `bound` and `current` belong to the machine's
 // thread, the rest is atomic.
 unsafe impl Send for Machine {}
 // SAFETY: as above.
@@ -130,9 +139,12 @@ impl Machine {
             searching: AtomicBool::new(false),
             place: UnsafeCell::new(Place::Awake),
             order: UnsafeCell::new(None),
+            alone: AtomicPtr::new(ptr::null_mut()),
+            node: AtomicUsize::new(0),
+            bound: Cell::new(None),
             current: Cell::new(ptr::null_mut()),
             own: UnsafeCell::new(Own {
-                random: u32::try_from(id).unwrap_or(0).wrapping_mul(0x9E37_79B9) | 1,
+                random: Random::new(u32::try_from(id).unwrap_or(0)),
                 ..Own::default()
             }),
             counters: Counters::default(),
@@ -147,7 +159,9 @@ impl Machine {
 
     /// In a forked child: this thread is an ordinary one.
     pub fn forget_current() {
-        CURRENT.with(|current| current.set(None));
+        if let Some(machine) = CURRENT.with(|current| current.replace(None)) {
+            machine.unsettle();
+        }
     }
 
     /// The calling thread, which the host started for this machine, is it from now on. `false`: another one is, because
@@ -160,6 +174,9 @@ impl Machine {
             CURRENT.with(|current| current.set(Some(self)));
             // Ordering: Relaxed, for the monitor, which sees it soon enough.
             self.thread.store(current_thread(), Ordering::Relaxed);
+            if let Some(worker) = self.worker() {
+                self.settle(worker);
+            }
         }
         is_first
     }
@@ -186,7 +203,7 @@ impl Machine {
     // ---- the worker in hand ----
 
     #[inline]
-    fn worker(&self) -> Option<&'static Worker> {
+    pub(super) fn worker(&self) -> Option<&'static Worker> {
         // Ordering: Acquire pairs with the Release in `put_worker`.
         // SAFETY: workers are leaked, never freed.
         unsafe { self.worker.load(Ordering::Acquire).as_ref() }
@@ -212,6 +229,78 @@ impl Machine {
         unsafe { worker.as_ref() }.expect("a worker is in hand")
     }
 
+    /// There is no thread for it, or its thread cannot run: leaves the worker in hand to others.
+    pub fn give_up_start(&'static self) {
+        if self.worker().is_none() {
+            return; // a spare one
+        }
+        let worker = self.take_worker();
+        if self.is_searching() {
+            self.unset_searching();
+            // Ordering: SeqCst, also changed under the lock.
+            self.scheduler.searching.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.scheduler.set_free(worker);
+    }
+
+    // ---- one task's own ----
+
+    pub(super) fn set_alone(&self, task: *mut Task) {
+        // Ordering: Relaxed, before its thread is started, which orders it.
+        self.alone.store(task, Ordering::Relaxed);
+    }
+
+    /// Whether it is for one task alone, which keeps the thread from its beginning to its end.
+    #[inline]
+    pub fn is_alone(&self) -> bool {
+        // Ordering: Relaxed, as above.
+        !self.alone.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Whether tasks park here as fibers.
+    #[inline]
+    pub fn fibers(&self) -> bool {
+        self.scheduler.fibers && !self.is_alone()
+    }
+
+    /// Runs the task that the machine is for, as soon as there is a worker for it.
+    ///
+    /// # Safety
+    /// As for [`work`](Self::work).
+    unsafe fn work_alone(&'static self, task: NonNull<Task>) {
+        if let Some(me) = NonNull::new(self.current.get()) {
+            self.own().ready.push_back(me);
+            self.wait_on_thread(me);
+        }
+        // SAFETY: new, and given to this machine to run.
+        unsafe { Task::run(task) };
+        match self.sound_worker() {
+            Some(_) => self.hand_off(),
+            None => self.give_up_orphan(),
+        }
+        self.scheduler.end_if_quiet(); // this machine comes to no rest
+    }
+
+    /// The calling thread, on which [`work`](Self::work) has returned, is an ordinary one from now on.
+    pub fn leave(&'static self) {
+        Self::forget_current();
+        if self.is_alone() {
+            self.set_alone(ptr::null_mut());
+            self.current.set(ptr::null_mut());
+            // Ordering: Relaxed, ordered by the lock of the list.
+            self.thread.store(0, Ordering::Relaxed);
+            self.entered.store(false, Ordering::Relaxed);
+            self.scheduler.keep_for_later(self);
+        }
+    }
+
+    /// The node of its worker, or of the one it had last, as the layout numbers it.
+    pub fn node(&self) -> usize {
+        // Ordering: Relaxed, a preference.
+        let last = || self.node.load(Ordering::Relaxed);
+        self.worker().map_or_else(last, |worker| worker.node)
+    }
+
     // ---- searching ----
 
     pub(super) fn set_searching(&self) {
@@ -230,11 +319,14 @@ impl Machine {
     }
 
     /// Stops to count as searching. Having found something, the last one wakes the next if more is there: see README.md.
-    fn stop_searching(&self, found: bool) {
+    fn stop_searching(&'static self, found: bool) {
         if !self.is_searching() {
             return;
         }
         self.unset_searching();
+        if let Some(node) = self.own().searches_far_of.take() {
+            self.scheduler.nodes[node].end_far_search();
+        }
         // Ordering: SeqCst, the searcher's half of the proof: give the count up, then look at the queues.
         let is_last = self.scheduler.searching.fetch_sub(1, Ordering::SeqCst) == 1;
         if is_last && found && self.scheduler.work_is_visible(self) {
@@ -343,6 +435,11 @@ impl Machine {
     /// Called by the host on the machine's thread, on a stack it named with
     /// [`set_current_stack`](Self::set_current_stack), inside the embedder's runtime (attached).
     pub unsafe fn work(&'static self) {
+        // Ordering: Relaxed, see `set_alone`.
+        if let Some(task) = NonNull::new(self.alone.load(Ordering::Relaxed)) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.work_alone(task) };
+        }
         loop {
             match self.next() {
                 Next::Task(task) => {
@@ -438,7 +535,7 @@ impl Machine {
                 return Next::Task(task);
             }
             self.stop_searching(false);
-            if !self.looks_out() && self.rest(false) {
+            if !self.looks_out(worker) && self.rest(false) {
                 self.own().retiring = true;
                 return Next::Return;
             }
@@ -449,12 +546,11 @@ impl Machine {
     }
 
     /// Waits for a ready stack without sleeping, if one may well come soon.
-    fn looks_out(&'static self) -> bool {
+    fn looks_out(&'static self, worker: &Worker) -> bool {
+        let injector = &self.scheduler.nodes[worker.node].injector;
         !self.scheduler.exclusive
             && self.parked() != 0
-            && spin_until(LOOK_OUT, || {
-                !self.inbox.is_empty() || self.scheduler.injector.len() != 0
-            })
+            && spin_until(LOOK_OUT, || !self.inbox.is_empty() || injector.len() != 0)
     }
 
     /// Work that is here already: this thread's stacks, the worker's queue and timers, the injector.
@@ -470,7 +566,8 @@ impl Machine {
             if self.scheduler.give_to_waiting(self) {
                 return None;
             }
-            if let Some(task) = self.scheduler.injector.pop(0, |_| ()) {
+            let turn = self.own().turn / FAIRNESS_TURNS;
+            if let Some(task) = self.take_in_turn(worker, turn) {
                 return Some(Next::Task(task));
             }
         }
@@ -494,7 +591,9 @@ impl Machine {
         if let Some(stack) = self.own().ready.pop_front() {
             return Some(Next::Stack(stack));
         }
-        self.take_injected(worker).map(Next::Task)
+        self.take_injected(worker)
+            .or_else(|| self.scheduler.take_bound(worker.node))
+            .map(Next::Task)
     }
 
     #[inline]
@@ -511,25 +610,37 @@ impl Machine {
     }
 
     fn take_injected(&self, worker: &Worker) -> Option<NonNull<Task>> {
-        let waiting = self.scheduler.injector.len();
+        let injector = &self.scheduler.nodes[worker.node].injector;
+        let waiting = injector.len();
         if waiting == 0 {
             return None;
         }
-        let share = (waiting / self.scheduler.slots.len()).min(INJECTOR_BATCH);
-        self.scheduler.injector.pop(share, |task| {
+        let takers = self
+            .victims(worker, self.scheduler.slots.len())
+            .near_count()
+            .max(1);
+        let share = (waiting / takers).min(INJECTOR_BATCH);
+        injector.pop(share, |task| {
             // The queue is empty and the batch is half of it, so it fits.
             let pushed = worker.queue.push(task);
             debug_assert!(pushed.is_ok(), "a batch does not fit");
         })
     }
 
-    /// Looks at other workers' queues, in random order, four times. A task that is alone in its queue, and the one
-    /// readied last, are taken only at the end and after a while: their owner may be about to run them, and a pair of
-    /// tasks that talk to each other costs fifty times as much on two threads as on one.
+    /// The others, `count` workers in all; the caller may be one too many, and none of them.
+    fn victims(&self, worker: &Worker, count: usize) -> Victims<'static> {
+        Victims::of(&self.scheduler.layout, worker.slot, count)
+    }
+
+    /// Looks at other workers' queues, in the order of [`Victims`], four times. A task that is alone in its queue, and
+    /// the one readied last, are taken only at the end and after a while: their owner may be about to run them, and a pair
+    /// of tasks that talk to each other costs fifty times as much on two threads as on one. Queues of other nodes
+    /// are left alone in the first pass, looked at here and there in the next, and all of them in the last.
     fn search(&'static self, worker: &'static Worker) -> Option<NonNull<Task>> {
         const PASSES: u32 = 4;
         let scheduler = self.scheduler;
-        let count = scheduler.slots.len();
+        let slots = scheduler.slots.get();
+        let count = slots.len();
         // Ordering: SeqCst, counts that are also changed under the lock.
         let orphans = scheduler.orphans.load(Ordering::SeqCst);
         if count == 1 && orphans == 0 {
@@ -543,72 +654,92 @@ impl Machine {
             scheduler.searching.fetch_add(1, Ordering::SeqCst);
             self.set_searching();
         }
-        let steal = |victim: &'static Worker, last_pass: bool| {
-            if ptr::eq(victim, worker) {
-                return None;
-            }
-            let stolen = victim
-                .queue
-                .steal_into(&worker.queue, if last_pass { 1 } else { 2 });
-            if let Some((task, moved)) = stolen {
-                self.counters.steals.add(u64::from(moved));
-                return Some(task);
-            }
-            let next = last_pass.then(|| victim.queue.take_next()).flatten();
-            if next.is_some() {
-                self.counters.steals.add(1);
-            }
-            next
-        };
+        let victims = self.victims(worker, count);
+        let mut random = self.own().random;
+        let mut found = None;
         for pass in 1..=PASSES {
-            if pass == PASSES && scheduler.slots().any(|victim| !victim.queue.is_empty()) {
+            let is_last = pass == PASSES;
+            if is_last
+                && scheduler
+                    .slots
+                    .iter()
+                    .any(|victim| !victim.queue.is_empty())
+            {
                 spin_until(LONE_TASK_DELAY, || false);
             }
-            let own = self.own();
-            own.random ^= own.random << 13; // xorshift, Marsaglia 2003
-            own.random ^= own.random >> 17;
-            own.random ^= own.random << 5;
-            let start = own.random as usize % count;
-            for offset in 0..count {
-                let slot = &scheduler.slots[(start + offset) % count];
+            let steal_at = |slot: usize| {
                 // Ordering: Acquire pairs with the Release that put the worker there.
                 // SAFETY: slots are never empty, and workers are leaked.
-                let victim = unsafe { &*slot.load(Ordering::Acquire) };
-                let task = steal(victim, pass == PASSES);
-                if task.is_some() {
-                    return task;
-                }
+                let victim = unsafe { &*slots[slot].load(Ordering::Acquire) };
+                self.steal(worker, victim, is_last)
+            };
+            found = victims.near(&mut random).find_map(steal_at);
+            if found.is_none() && pass > 1 && victims.has_far() && self.may_search_far(worker) {
+                found = if is_last {
+                    let far = victims.far(&mut random).find_map(steal_at);
+                    far.or_else(|| self.take_injected_far(worker))
+                } else {
+                    let mut looks = 0..victims.near_count();
+                    looks.find_map(|_| victims.sample_far(&mut random).and_then(steal_at))
+                };
             }
-            if orphans != 0 {
+            if found.is_none() && orphans != 0 {
                 let victims = scheduler.idle.lock().orphans.clone();
-                let task = victims
+                found = victims
                     .iter()
-                    .find_map(|&victim| steal(victim, pass == PASSES));
-                if task.is_some() {
-                    return task;
-                }
+                    .find_map(|&victim| self.steal(worker, victim, is_last));
+            }
+            if found.is_some() {
+                break;
             }
         }
-        self.take_injected(worker)
+        self.own().random = random;
+        found.or_else(|| self.take_injected(worker))
+    }
+
+    /// Takes half of the victim's queue, and what may only be taken in the last pass.
+    fn steal(&self, worker: &Worker, victim: &Worker, is_last: bool) -> Option<NonNull<Task>> {
+        if ptr::eq(victim, worker) {
+            return None;
+        }
+        let least = if is_last { 1 } else { 2 };
+        let stolen = victim.queue.steal_into(&worker.queue, least);
+        let next = || victim.queue.take_next().map(|task| (task, 1));
+        let (task, moved) = stolen.or_else(|| is_last.then(next).flatten())?;
+        self.count_steals(moved.into(), victim.node != worker.node);
+        Some(task)
+    }
+
+    /// One task from the injector of another node, the nearest that has any.
+    fn take_injected_far(&self, worker: &Worker) -> Option<NonNull<Task>> {
+        let scheduler = self.scheduler;
+        let nodes = &scheduler.layout.by_distance(worker.node)[1..];
+        let task = nodes
+            .iter()
+            .find_map(|&node| scheduler.nodes[node].injector.pop(0, |_| ()))?;
+        self.count_steals(1, true);
+        Some(task)
+    }
+
+    pub(super) fn count_steals(&self, moved: u64, is_far: bool) {
+        self.counters.steals.add(moved);
+        if is_far {
+            self.counters.remote_steals.add(moved);
+        }
+    }
+
+    /// Whether this machine, which counts as searching, may look at other nodes: one of each node at a time.
+    fn may_search_far(&'static self, worker: &Worker) -> bool {
+        let own = self.own();
+        if own.searches_far_of.is_none() && self.scheduler.nodes[worker.node].begin_far_search() {
+            own.searches_far_of = Some(worker.node);
+        }
+        own.searches_far_of.is_some()
     }
 
     /// The slot has another worker: gives the old one back, with what is left in its queue.
     fn give_up_orphan(&'static self) {
-        let worker = self.take_worker();
-        let mut left = Vec::new();
-        while let Some(task) = worker.queue.take_next().or_else(|| worker.queue.pop()) {
-            left.push(task.as_ptr());
-        }
-        self.scheduler.injector.push_all(&left);
-        if worker.timers.next().is_some() {
-            self.scheduler.timer_added(worker); // set after the take-over
-        }
-        let mut idle = self.scheduler.idle.lock();
-        idle.orphans.retain(|other| !ptr::eq(*other, worker));
-        idle.pool.push(worker);
-        self.scheduler.publish(&idle);
-        drop(idle);
-        self.scheduler.notify();
+        self.scheduler.retire(self.take_worker());
     }
 
     /// Sleeps until there is something to do. `occupied`: a parked task has the thread. Says whether the
@@ -627,11 +758,12 @@ impl Machine {
             }
             if self.worker().is_none()
                 && ready
-                && let Some(worker) = idle.find_worker()
+                && let Some(worker) = idle.find_worker(scheduler.distance_from(self.node()))
             {
                 self.put_worker(worker);
                 scheduler.publish(&idle);
                 drop(idle);
+                self.settle(worker);
                 scheduler.monitor.workers_awake();
                 return false;
             }
@@ -654,6 +786,7 @@ impl Machine {
             idle.put(self, place);
             scheduler.publish(&idle);
         }
+        scheduler.end_if_quiet();
         // The sleeper's half: say that we sleep, look once more. The stores under the lock and the loads here are SeqCst.
         let look_again = match self.worker() {
             Some(_) => scheduler.work_is_visible(self),
@@ -685,7 +818,8 @@ impl Machine {
             Some(Order::Report(stall)) => unsafe { (scheduler.host.on_stall)(&stall) },
             None => {}
         }
-        if self.worker().is_some() {
+        if let Some(worker) = self.worker() {
+            self.settle(worker);
             scheduler.monitor.workers_awake(); // a deadline woke it, maybe, and nobody else told
             scheduler.start_owed_spare();
         }
@@ -718,7 +852,7 @@ impl Machine {
             return false;
         };
         self.set_parked(self.parked() + 1);
-        let resumed = if self.scheduler.fibers {
+        let resumed = if self.fibers() {
             self.leave_stack(me)
         } else {
             self.wait_on_thread(me);
@@ -791,8 +925,7 @@ impl Machine {
     /// Gives the worker in hand to another machine.
     fn hand_off(&'static self) {
         // A pair of parked tasks that ready each other for ever must not starve the queues: see `STACKS_IN_A_ROW`.
-        let queued =
-            |worker: &Worker| self.scheduler.injector.len() != 0 || !worker.queue.is_empty();
+        let queued = |worker: &Worker| self.scheduler.is_injected() || !worker.queue.is_empty();
         let queue_first = self
             .worker()
             .is_some_and(|worker| worker.hand(true) >= STACKS_IN_A_ROW && queued(worker));
@@ -821,7 +954,7 @@ impl Machine {
         self.own().ready.push_back(me);
         self.own().yielded = true;
         self.set_parked(self.parked() + 1);
-        let resumed = if self.scheduler.fibers {
+        let resumed = if self.fibers() {
             self.to_a_loop(me)
         } else {
             if self.sound_worker().is_some() {
@@ -831,6 +964,9 @@ impl Machine {
             true
         };
         self.set_parked(self.parked() - 1);
+        if !resumed {
+            self.take_back(me);
+        }
         resumed
     }
 

@@ -12,6 +12,9 @@
 //! Schedulers, machines and workers are leaked, never freed: a thread may be ended under us at process exit, and a
 //! forked child has the memory of threads that do not exist.
 //!
+//! Each worker has a place on a NUMA node, by the [`Layout`]. A node has queues of its own for what comes from outside its
+//! workers; a thief looks at its own node first, and one of a node at a time goes over the others ([`victims`]).
+//!
 //! README.md proves that no wake-up is lost.
 
 mod idle;
@@ -21,14 +24,18 @@ mod machine;
 #[cfg(all(test, loom))]
 mod model;
 mod monitor;
+mod nodes;
 pub mod queue;
 mod quiescence;
+mod resize;
+mod shutdown;
 mod stack;
 mod stall;
 mod stats;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod trace;
+pub mod victims;
 mod worker;
 
 use std::{
@@ -45,13 +52,17 @@ pub use trace::TraceConfig;
 
 use self::{
     idle::Idle,
-    injector::Injector,
     monitor::{Monitor, micros},
+    nodes::NodeQueues,
+    resize::{Slots, slots_for},
     worker::Worker,
 };
 use crate::{
-    sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Lock, Ordering, start_thread},
+    sync::{
+        AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, CachePadded, Lock, Ordering, start_thread,
+    },
     task::Task,
+    topology::Layout,
     wait::{Epoch, WaiterRef},
 };
 
@@ -76,7 +87,7 @@ pub struct Host {
 }
 
 /// How a scheduler is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub host: &'static Host,
     /// How many run at once.
@@ -89,19 +100,24 @@ pub struct Config {
     pub stall_after: Duration,
     /// Print lines about the scheduler.
     pub trace: Option<TraceConfig>,
+    /// Where the workers are; with at least as many seats.
+    pub layout: Layout,
 }
 
 #[derive(Debug)]
 pub struct Scheduler {
     host: &'static Host,
-    workers: usize,
+    /// As asked for. Written under the lock of `idle`.
+    workers: AtomicUsize,
     fibers: bool,
     exclusive: bool,
     stall_after: Duration,
     trace: Option<TraceConfig>,
-    /// The workers that may run. Each slot always has one; changed under the lock of `idle`.
-    slots: Box<[AtomicPtr<Worker>]>,
-    injector: Injector,
+    slots: Slots,
+    /// A seat for each slot that there may be.
+    layout: Layout,
+    /// By the index that the layout gives a node.
+    nodes: Box<[CachePadded<NodeQueues>]>,
     idle: Lock<Idle>,
     /// `idle.sleepers.len() + idle.free.len()`, published under the lock, read by submitters.
     idle_workers: AtomicUsize,
@@ -112,6 +128,12 @@ pub struct Scheduler {
     /// Machines that look for work, or have been woken to.
     searching: AtomicUsize,
     machines: Lock<Vec<&'static Machine>>,
+    /// Those of them that have no thread, to be used again: there was none, or it has ended.
+    unstarted: Lock<Vec<&'static Machine>>,
+    /// Threads started so far.
+    threads: AtomicU64,
+    /// A machine that runs any task has got its thread. Set by submitters.
+    has_thread: AtomicBool,
     monitor: Monitor,
     monitor_started: AtomicBool,
     /// No thread was to be had for a spare machine: when to try again, in microseconds since `origin`; 0 if none is
@@ -120,6 +142,10 @@ pub struct Scheduler {
     stopping: AtomicBool,
     /// Stopped machines return to their host instead of sleeping for ever. Set once, by `shut_down`.
     ending: AtomicBool,
+    /// It ends once all tasks have; see [`shutdown`]. Written under the lock of `idle`.
+    closing: AtomicBool,
+    /// What runs then, before the threads are let go, or null. Taken under the lock of `idle`.
+    last: AtomicPtr<Task>,
     origin: Instant,
     /// Tasks submitted, and wakes given, by threads that are no machine of ours.
     foreign: Lock<Foreign>,
@@ -129,34 +155,42 @@ pub struct Scheduler {
 struct Foreign {
     spawned: u64,
     wakes: u64,
+    /// No more come from there.
+    closed: bool,
+}
+
+/// Why a task was not queued. It is its caller's again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The scheduler is closed to those who are no task of it.
+    Closed,
+    /// There is no thread that could run it, and none is to be had.
+    NoThread,
 }
 
 impl Scheduler {
     /// Makes a scheduler, which lives as long as the process. No thread is started yet.
     pub fn new(config: Config) -> &'static Self {
         let origin = Instant::now();
-        // Where the embedder lets one thread run at a time, a second running worker only takes the interpreter
-        // away from the first. The others come in as the monitor sees that one blocked.
-        let slots = if config.exclusive {
-            1
-        } else {
-            config.workers.max(1)
-        };
-        let workers: Vec<&'static Worker> = (0..slots)
-            .map(|slot| &*Box::leak(Box::new(Worker::new(slot, origin))))
+        let count = slots_for(config.workers, config.exclusive, &config.layout);
+        let workers: Vec<&'static Worker> = (0..count)
+            .map(|slot| {
+                let node = config.layout.node_of(slot);
+                &*Box::leak(Box::new(Worker::new(slot, node, origin)))
+            })
             .collect();
         let scheduler = Self {
             host: config.host,
-            workers: config.workers.max(1),
+            workers: AtomicUsize::new(config.workers.max(1)),
             fibers: config.fibers,
             exclusive: config.exclusive,
             stall_after: config.stall_after,
             trace: config.trace,
-            slots: workers
-                .iter()
-                .map(|worker| AtomicPtr::new(ptr::from_ref(*worker).cast_mut()))
+            slots: Slots::new(&workers),
+            nodes: (0..config.layout.nodes())
+                .map(|_| CachePadded(NodeQueues::default()))
                 .collect(),
-            injector: Injector::default(),
+            layout: config.layout,
             idle_workers: AtomicUsize::new(workers.len()),
             idle: Lock::new(Idle {
                 free: workers,
@@ -166,11 +200,16 @@ impl Scheduler {
             orphans: AtomicUsize::new(0),
             searching: AtomicUsize::new(0),
             machines: Lock::new(Vec::new()),
+            unstarted: Lock::new(Vec::new()),
+            threads: AtomicU64::new(0),
+            has_thread: AtomicBool::new(false),
             monitor: Monitor::default(),
             monitor_started: AtomicBool::new(false),
             spare_owed: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             ending: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            last: AtomicPtr::new(ptr::null_mut()),
             origin,
             foreign: Lock::new(Foreign::default()),
         };
@@ -182,19 +221,43 @@ impl Scheduler {
     }
 
     fn new_worker(&self, slot: usize) -> &'static Worker {
-        Box::leak(Box::new(Worker::new(slot, self.origin)))
+        Box::leak(Box::new(Worker::new(
+            slot,
+            self.layout.node_of(slot),
+            self.origin,
+        )))
     }
 
+    /// A machine without a thread.
     fn new_machine(&'static self) -> &'static Machine {
+        if let Some(machine) = self.unstarted.lock().pop() {
+            return machine;
+        }
         let mut machines = self.machines.lock();
         let machine = Box::leak(Box::new(Machine::new(machines.len(), self)));
         machines.push(machine);
         machine
     }
 
-    /// Has the host start `machine`'s thread, and the monitor's with the first.
+    /// Has the host start `machine`'s thread.
+    fn start_thread_of(&'static self, machine: &'static Machine) -> bool {
+        let started = (self.host.start_machine)(machine);
+        if started {
+            self.threads.fetch_add(1, Ordering::Relaxed); // Ordering: Relaxed, a count.
+        } else {
+            self.keep_for_later(machine);
+        }
+        started
+    }
+
+    /// `machine` has no thread.
+    fn keep_for_later(&self, machine: &'static Machine) {
+        self.unstarted.lock().push(machine);
+    }
+
+    /// The same, and starts the monitor's with the first.
     fn start(&'static self, machine: &'static Machine) -> bool {
-        if !(self.host.start_machine)(machine) {
+        if !self.start_thread_of(machine) {
             return false;
         }
         // Ordering: AcqRel, one thread starts it.
@@ -209,7 +272,7 @@ impl Scheduler {
     /// Starts a machine without a worker, so that the monitor always finds one to take over with.
     fn start_spare(&'static self) {
         let machine = self.new_machine();
-        if !(self.host.start_machine)(machine) {
+        if !self.start_thread_of(machine) {
             let retry_at = micros(self.origin.elapsed() + SPARE_RETRY);
             // Ordering: Relaxed, a time that is seen soon enough.
             self.spare_owed.store(retry_at, Ordering::Relaxed);
@@ -231,26 +294,98 @@ impl Scheduler {
         }
     }
 
+    /// The seats of the workers, and what they are bound to.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Queues a new task. It runs soon, on any worker; the scheduler runs it once.
     ///
+    /// A task of this scheduler may submit others always; whoever else does is refused once it is closed.
+    ///
     /// # Safety
-    /// `task` is alive, new, and not queued; its reference to itself is the queue's from now on.
+    /// `task` is alive, new, and not queued; its reference to itself is the queue's from now on, unless it is refused.
     #[inline]
-    pub unsafe fn submit(&'static self, task: NonNull<Task>) {
+    pub unsafe fn submit(&'static self, task: NonNull<Task>) -> Result<(), Refused> {
         match Machine::current() {
             Some(machine) if ptr::eq(machine.scheduler, self) => {
                 machine.counters().spawned.add(1);
                 match machine.sound_worker() {
                     Some(worker) => self.push_local(worker, task),
-                    None => self.injector.push(task),
+                    None => self.inject(task),
                 }
             }
             _ => {
-                self.foreign.lock().spawned += 1;
-                self.injector.push(task);
+                self.count_foreign()?;
+                self.inject(task);
             }
         }
         self.notify();
+        Ok(())
+    }
+
+    /// Runs a new task on a machine that is for this task alone, and ends with it. `NoThread`: there is none to be had,
+    /// whatever other threads there are. It starts with a worker of `node`, an index that the layout gives, if one is idle.
+    ///
+    /// # Safety
+    /// As for [`submit`](Self::submit).
+    pub unsafe fn submit_alone(
+        &'static self,
+        node: Option<usize>,
+        task: NonNull<Task>,
+    ) -> Result<(), Refused> {
+        // Not on the count of a machine, from which it could not be taken back.
+        let mut foreign = self.foreign.lock();
+        let is_ours = Machine::current().is_some_and(|machine| ptr::eq(machine.scheduler, self));
+        if foreign.closed && !is_ours {
+            return Err(Refused::Closed);
+        }
+        foreign.spawned += 1;
+        drop(foreign);
+        let machine = self.new_machine();
+        machine.set_alone(task.as_ptr());
+        // Ordering: Relaxed, before its thread is started, which orders it.
+        machine.node.store(
+            node.unwrap_or_else(|| self.caller_node()),
+            Ordering::Relaxed,
+        );
+        if self.start(machine) {
+            return Ok(());
+        }
+        machine.set_alone(ptr::null_mut());
+        self.foreign.lock().spawned -= 1;
+        self.end_if_quiet();
+        Err(Refused::NoThread)
+    }
+
+    /// Counts a task of somebody who is no task of this scheduler, and may queue it then.
+    fn count_foreign(&'static self) -> Result<(), Refused> {
+        self.start_first()?;
+        let mut foreign = self.foreign.lock();
+        if foreign.closed {
+            return Err(Refused::Closed);
+        }
+        foreign.spawned += 1;
+        Ok(())
+    }
+
+    /// Sees to it that there is a thread, before the first task is queued: without one nobody would ever look at it.
+    #[inline]
+    fn start_first(&'static self) -> Result<(), Refused> {
+        // Ordering: Relaxed, a flag that stays set; the queues order the rest.
+        if self.has_thread.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut idle = self.idle.lock();
+        let Some(worker) = idle.find_worker(self.distance_from(self.caller_node())) else {
+            return Ok(()); // another thread is about to start the first
+        };
+        self.publish(&idle);
+        if !self.give_to_spare(idle, worker, false) {
+            return Err(Refused::NoThread);
+        }
+        self.has_thread.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.
+        Ok(())
     }
 
     /// The worker in the calling thread's hand, if it may push there.
@@ -264,7 +399,7 @@ impl Scheduler {
     #[inline]
     fn push_local(&self, worker: &Worker, task: NonNull<Task>) {
         if let Err(overflow) = worker.queue.push(task) {
-            self.injector.push_all(&overflow.tasks);
+            self.nodes[worker.node].injector.push_all(&overflow.tasks);
         }
     }
 
@@ -279,7 +414,7 @@ impl Scheduler {
                 self.notify();
             }
         } else {
-            self.injector.push(task);
+            self.inject(task);
             self.notify();
         }
     }
@@ -291,17 +426,14 @@ impl Scheduler {
     pub unsafe fn requeue_last(&'static self, task: NonNull<Task>) {
         match self.local_worker() {
             Some(worker) => self.push_local(worker, task),
-            None => self.injector.push(task),
+            None => self.inject(task),
         }
         self.notify();
     }
 
     /// Ends the wait `epoch` of `waiter` at `deadline`. Called by a task, which is about to park.
     pub fn set_timer(&'static self, deadline: Instant, waiter: WaiterRef, epoch: Epoch) {
-        let worker = self
-            .local_worker()
-            .or_else(|| self.slots().next())
-            .expect("a scheduler has a worker");
+        let worker = self.local_worker().unwrap_or_else(|| self.slots.first());
         worker.timers.push(deadline, waiter, epoch);
         if !self
             .local_worker()
@@ -318,20 +450,10 @@ impl Scheduler {
         self.monitor.workers_awake();
     }
 
-    /// Stops, and lets the threads go: each machine returns to its host as it comes to its loop. A task that is parked
-    /// with its thread keeps it for ever. For an embedder that outlives its schedulers.
-    pub fn shut_down(&self) {
-        // Ordering: Release, ordered before the unparks; a machine that parks no more comes by the flag's Acquire.
-        self.ending.store(true, Ordering::Release);
-        self.stop();
-        for machine in self.machines.lock().iter() {
-            machine.parker.unpark();
-        }
-    }
-
     /// How many may run at once, as asked for.
     pub fn workers(&self) -> usize {
-        self.workers
+        // Ordering: Relaxed, a number to show.
+        self.workers.load(Ordering::Relaxed)
     }
 
     /// After how long a task that keeps others from their thread is reported.
@@ -350,8 +472,9 @@ impl Scheduler {
             parks: sum(|c| c.parks.get()),
             wakes: sum(|c| c.wakes.get()) + foreign.wakes,
             steals: sum(|c| c.steals.get()),
+            remote_steals: sum(|c| c.remote_steals.get()),
             handoffs: sum(|c| c.handoffs.get()),
-            threads: machines.len() as u64,
+            threads: self.threads.load(Ordering::Relaxed), // Ordering: Relaxed, a count.
         }
     }
 

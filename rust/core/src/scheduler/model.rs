@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     task::{Task, TaskVtable},
+    topology::Layout,
     wait::WaiterClass,
 };
 
@@ -40,6 +41,7 @@ fn scheduler() -> &'static Scheduler {
         exclusive: false,
         stall_after: STALL_AFTER,
         trace: None,
+        layout: Layout::flat(1),
     })
 }
 
@@ -154,7 +156,7 @@ fn a_machine_that_is_woken_while_the_monitor_falls_asleep_wakes_it() {
     loom::model(|| {
         let scheduler = scheduler();
         let monitor = thread::spawn(move || scheduler.sleep_until_woken(None));
-        let worker = scheduler.idle.lock().find_worker();
+        let worker = scheduler.idle.lock().find_worker(|_| Some(0));
         assert!(worker.is_some());
         scheduler.monitor.workers_awake();
         monitor.join().unwrap();

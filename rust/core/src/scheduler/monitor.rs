@@ -121,7 +121,7 @@ enum Watched {
 impl Scheduler {
     /// The monitor's thread.
     pub(super) fn watch(&'static self) {
-        let mut seen: Vec<Option<Seen>> = vec![None; self.slots.len()];
+        let mut seen: Vec<Option<Seen>> = Vec::new();
         let rescue = Queue::default();
         let mut last_awake = Instant::now();
         let mut quiet = 0_u32;
@@ -136,7 +136,8 @@ impl Scheduler {
                 .park(Some(now + interval.min(INTERVAL_MAX)));
             let now = Instant::now();
             let (mut awake, mut acted) = (false, false);
-            for (worker, seen) in self.slots().zip(&mut seen) {
+            seen.resize(self.slots.len(), None);
+            for (worker, seen) in self.slots.iter().zip(&mut seen) {
                 let watched = self.watch_slot(worker, seen, now);
                 awake |= watched != Watched::Idle;
                 acted |= watched == Watched::TakenOver;
@@ -205,7 +206,8 @@ impl Scheduler {
 
     fn waits_behind(&self, worker: &Worker, now: Instant) -> bool {
         !worker.queue.is_empty()
-            || self.injector.len() != 0
+            || self.is_injected()
+            || self.is_bound(worker.node)
             // Ordering: Relaxed, a hint.
             || self.waiting_machines.load(Ordering::Relaxed) != 0
             || worker.timers.next().is_some_and(|deadline| deadline <= now)
@@ -236,26 +238,16 @@ impl Scheduler {
     /// On the spare machine: puts a new worker in the slot, unless the old one has moved on.
     pub(super) fn take_over(&'static self, machine: &'static Machine, mission: &Mission) {
         let old = mission.worker;
-        let slot = &self.slots[old.slot];
         let mut idle = self.idle.lock();
-        // Ordering: Relaxed, under the lock that guards the slots.
-        let same = std::ptr::eq(slot.load(Ordering::Relaxed), old)
-            && old.turn() == mission.turn
-            && !old.is_idle();
+        let same = !old.is_orphaned() && old.turn() == mission.turn && !old.is_idle();
         if !same {
             drop(idle);
             self.monitor.learned(false);
             return;
         }
-        let new = idle
-            .pool
-            .iter()
-            .position(|worker| worker.slot == old.slot)
-            .map(|at| idle.pool.swap_remove(at));
-        let new = new.unwrap_or_else(|| self.new_worker(old.slot));
+        let new = self.worker_for(old.slot, &mut idle);
         new.adopt(&mut idle);
-        // Ordering: Release publishes the worker to the Acquire in `slots`.
-        slot.store(std::ptr::from_ref(new).cast_mut(), Ordering::Release);
+        self.slots.put(&mut idle, new);
         old.orphan();
         idle.orphans.push(old);
         machine.put_worker(new);
@@ -273,15 +265,16 @@ impl Scheduler {
     }
 
     /// Moves what is in `from`'s queue to the injector, by way of `through`, whose owner the caller is.
-    fn empty(&self, from: &Worker, through: &Queue) {
+    pub(super) fn empty(&self, from: &Worker, through: &Queue) {
+        let injector = &self.nodes[from.node].injector;
         while let Some((task, _)) = from.queue.steal_into(through, 1) {
-            self.injector.push(task);
+            injector.push(task);
             while let Some(task) = through.pop() {
-                self.injector.push(task);
+                injector.push(task);
             }
         }
         if let Some(task) = from.queue.take_next() {
-            self.injector.push(task);
+            injector.push(task);
         }
     }
 
@@ -315,7 +308,7 @@ impl Scheduler {
     pub(super) fn sleep_until_woken(&'static self, deadline: Option<Instant>) {
         // Ordering: SeqCst, see `workers_awake`.
         self.monitor.dormant.store(true, Ordering::SeqCst);
-        let idle = self.slots().all(Worker::is_idle);
+        let idle = self.slots.iter().all(Worker::is_idle);
         let orphans = self.orphans.load(Ordering::SeqCst) != 0;
         if idle && !orphans {
             self.monitor.parker.park(deadline);

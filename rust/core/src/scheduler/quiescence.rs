@@ -15,11 +15,16 @@ impl Scheduler {
                 && idle.waiting.is_empty()
                 && idle.orphans.is_empty()
                 && self
-                    .slots()
+                    .slots
+                    .iter()
                     .chain(idle.pool.iter().copied())
                     .all(Worker::rests)
         };
-        if !rests || self.injector.len() != 0 {
+        let queued = self
+            .nodes
+            .iter()
+            .any(|node| node.injector.len() + node.bound.len() != 0);
+        if !rests || queued {
             return None;
         }
         let totals = self.totals();

@@ -29,8 +29,10 @@ pub struct Counters {
     pub parks: Counter,
     /// Parked tasks that this machine's tasks readied.
     pub wakes: Counter,
-    /// Tasks taken from other workers' queues.
+    /// Tasks taken from other workers' queues, or from another node's.
     pub steals: Counter,
+    /// Those of them that came from another node.
+    pub remote_steals: Counter,
     /// Workers that went on on another thread.
     pub handoffs: Counter,
 }
@@ -44,6 +46,7 @@ pub struct Totals {
     pub parks: u64,
     pub wakes: u64,
     pub steals: u64,
+    pub remote_steals: u64,
     pub handoffs: u64,
     pub threads: u64,
 }

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     sync::Ordering,
     task::{Task, TaskVtable},
+    topology::{Layout, Node, Pin, Topology},
     wait::{Waiter, WaiterClass, WaiterRef},
 };
 
@@ -74,13 +75,33 @@ pub fn any_machine() -> &'static Machine {
 }
 
 fn parking(workers: usize, fibers: bool) -> &'static Scheduler {
+    on(Layout::flat(workers), fibers)
+}
+
+/// One on `nodes` nodes in a line, each with as many workers.
+fn scheduler_on(nodes: u32, workers: u32) -> &'static Scheduler {
+    let node = |id: u32| Node {
+        cpus: (workers * id..workers * (id + 1)).collect(),
+        distances: (0..nodes)
+            .map(|other| (other, 10 + 10 * id.abs_diff(other)))
+            .collect(),
+        ..Node::new(id)
+    };
+    let topology = Topology::new((0..nodes).map(node).collect()).unwrap();
+    let count = usize::try_from(nodes * workers).unwrap();
+    let cpus = topology.cpus();
+    on(Layout::new(&topology, &cpus, Pin::Off, count), true)
+}
+
+fn on(layout: Layout, fibers: bool) -> &'static Scheduler {
     let scheduler = Scheduler::new(Config {
         host: &HOST,
-        workers,
+        workers: layout.seats(),
         fibers,
         exclusive: false,
         stall_after: STALL_AFTER,
         trace: None,
+        layout,
     });
     // Ordering: Relaxed, one thread.
     scheduler.monitor_started.store(true, Ordering::Relaxed);
@@ -89,9 +110,22 @@ fn parking(workers: usize, fibers: bool) -> &'static Scheduler {
 
 /// A machine that runs, with a worker in hand.
 fn machine(scheduler: &'static Scheduler) -> (&'static Machine, &'static Worker) {
+    let any = |_: &Worker| Some(0);
+    machine_with(scheduler, any)
+}
+
+/// The same, with a worker of `node`.
+fn machine_of(scheduler: &'static Scheduler, node: usize) -> (&'static Machine, &'static Worker) {
+    machine_with(scheduler, |worker| (worker.node == node).then_some(0))
+}
+
+fn machine_with(
+    scheduler: &'static Scheduler,
+    rank: impl Fn(&Worker) -> Option<u32>,
+) -> (&'static Machine, &'static Worker) {
     let machine = scheduler.new_machine();
     let mut idle = scheduler.idle.lock();
-    let worker = idle.find_worker().expect("one is free");
+    let worker = idle.find_worker(rank).expect("one is free");
     machine.put_worker(worker);
     scheduler.publish(&idle);
     (machine, worker)
@@ -159,7 +193,7 @@ fn task(scheduler: &'static Scheduler) -> NonNull<Task> {
 /// Somebody who is not a machine queues a task.
 fn submit(scheduler: &'static Scheduler) {
     // SAFETY: alive and new.
-    unsafe { scheduler.submit(task(scheduler)) };
+    unsafe { scheduler.submit(task(scheduler)) }.expect("it is open");
 }
 
 /// Queues more tasks on `worker` than it turns to before it looks around.
@@ -212,7 +246,7 @@ fn a_machine_whose_worker_was_taken_in_its_sleep_is_roused() {
         let scheduler = scheduler(1);
         let (sleeper, worker) = machine(scheduler);
         put(sleeper, before);
-        let taken = scheduler.idle.lock().find_worker();
+        let taken = scheduler.idle.lock().find_worker(|_| Some(0));
         assert!(taken.is_some_and(|taken| ptr::eq(taken, worker)));
         assert_eq!(place(sleeper), after);
         ready(sleeper);
@@ -452,7 +486,7 @@ fn a_busy_worker_takes_from_the_injector_now_and_then() {
     keep_busy(scheduler, worker);
     submit(scheduler);
     assert!(fairness_turn(busy, worker));
-    assert_eq!(scheduler.injector.len(), 0);
+    assert_eq!(scheduler.nodes[0].injector.len(), 0);
 }
 
 #[test]
@@ -473,7 +507,7 @@ fn what_was_queued_behind_a_task_that_blocks_is_offered_to_idle_workers() {
         .into_iter()
         .filter(|machine| machine.sound_worker().is_some());
     assert_eq!(with_workers.count(), 1);
-    assert_eq!(scheduler.injector.len(), 1);
+    assert_eq!(scheduler.nodes[0].injector.len(), 1);
 }
 
 #[test]
@@ -484,7 +518,7 @@ fn what_an_orphan_is_left_with_goes_to_a_machine_that_sleeps() {
     put(heir, Place::Sleeping);
     assert!(worker.queue.push(task(scheduler)).is_ok());
     scheduler.rescue_from_orphans(&Queue::default());
-    assert_eq!(scheduler.injector.len(), 1);
+    assert_eq!(scheduler.nodes[0].injector.len(), 1);
     assert!(was_unparked(heir));
 }
 
@@ -507,4 +541,211 @@ fn the_monitor_sleeps_only_when_nobody_runs_and_nothing_is_orphaned() {
     let new = heir.sound_worker().expect("the heir has the slot");
     new.set_idle(&mut scheduler.idle.lock(), true);
     assert!(!monitor_sleeps(scheduler), "there is an orphan");
+}
+
+/// What `machine`, which finds nothing else, finds at other workers.
+fn search(machine: &'static Machine) -> Option<NonNull<Task>> {
+    match machine.next() {
+        Next::Task(task) => Some(task),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_thief_looks_at_its_own_node_first() {
+    let scheduler = scheduler_on(3, 2);
+    let (thief, _) = machine_of(scheduler, 1);
+    for node in 0..3 {
+        let (_, victim) = machine_of(scheduler, node);
+        keep_busy(scheduler, victim);
+    }
+    assert!(search(thief).is_some());
+    let counted = |totals: super::Totals| (totals.steals > 0, totals.remote_steals);
+    assert_eq!(counted(scheduler.totals()), (true, 0));
+}
+
+#[test]
+fn a_thief_that_finds_nothing_near_takes_from_other_nodes() {
+    let scheduler = scheduler_on(2, 1);
+    let (thief, _) = machine_of(scheduler, 0);
+    let (_, victim) = machine_of(scheduler, 1);
+    keep_busy(scheduler, victim);
+    assert!(search(thief).is_some());
+    let totals = scheduler.totals();
+    assert!(totals.remote_steals > 0);
+    assert_eq!(totals.remote_steals, totals.steals);
+}
+
+#[test]
+fn a_thief_that_finds_nothing_else_takes_from_the_injector_of_another_node() {
+    let scheduler = scheduler_on(3, 1);
+    let (thief, _) = machine_of(scheduler, 0);
+    let near = task(scheduler);
+    scheduler.nodes[2].injector.push(task(scheduler));
+    scheduler.nodes[1].injector.push(near);
+    assert_eq!(search(thief), Some(near), "and not the farther one");
+    assert_eq!(scheduler.totals().remote_steals, 1);
+}
+
+#[test]
+fn one_machine_of_a_node_searches_far_and_the_others_sleep_meanwhile() {
+    let scheduler = scheduler_on(2, 3);
+    let (second, _) = machine_of(scheduler, 0);
+    let (_, victim) = machine_of(scheduler, 1);
+    keep_busy(scheduler, victim);
+    assert!(scheduler.nodes[0].begin_far_search(), "as a first one does");
+    in_its_sleep(move |_| {
+        assert!(!scheduler.work_is_visible(second));
+        scheduler.nodes[0].end_far_search();
+        assert!(scheduler.work_is_visible(second), "it may look now");
+        scheduler.shut_down();
+    });
+    assert!(search(second).is_none());
+    assert_eq!(scheduler.totals().steals, 0);
+}
+
+#[test]
+fn who_searched_far_lets_others_when_it_stops() {
+    let scheduler = scheduler_on(2, 2);
+    let (first, _) = machine_of(scheduler, 0);
+    let (_, victim) = machine_of(scheduler, 1);
+    keep_busy(scheduler, victim);
+    assert!(search(first).is_some());
+    assert!(!scheduler.nodes[0].far_search_is_on());
+}
+
+#[test]
+fn a_searcher_is_woken_on_the_node_of_who_submits() {
+    let scheduler = scheduler_on(3, 2);
+    let sleepers = [0, 1, 2].map(|node| machine_of(scheduler, node).0);
+    let (submitter, _) = machine_of(scheduler, 1);
+    for sleeper in sleepers {
+        put(sleeper, Place::Sleeping);
+    }
+    assert!(submitter.enter());
+    submit(scheduler);
+    Machine::forget_current();
+    let places = sleepers.map(place);
+    assert_eq!(places, [Place::Sleeping, Place::Awake, Place::Sleeping]);
+}
+
+#[test]
+fn a_stack_goes_on_with_a_worker_of_its_node() {
+    let scheduler = scheduler_on(3, 1);
+    let (stays, worker) = machine_of(scheduler, 1);
+    stays.settle(worker);
+    put(stays, Place::Parked);
+    let given_up = stays.take_worker();
+    let mut idle = scheduler.idle.lock();
+    given_up.set_idle(&mut idle, true);
+    idle.free.insert(0, given_up);
+    drop(idle);
+    ready(stays);
+    assert_eq!(place(stays), Place::Awake);
+    assert!(stays.holds(worker));
+}
+
+/// Somebody who is not a machine asks for a task on `node`.
+fn submit_to(scheduler: &'static Scheduler, node: usize) -> NonNull<Task> {
+    let task = task(scheduler);
+    // SAFETY: alive and new.
+    unsafe { scheduler.submit_to(node, task) }.expect("it is open");
+    task
+}
+
+#[test]
+fn a_task_for_a_node_wakes_one_of_its_machines_though_somebody_searches() {
+    let scheduler = scheduler_on(2, 1);
+    let (here, _) = machine_of(scheduler, 1);
+    let (searcher, _) = machine_of(scheduler, 0);
+    put(here, Place::Sleeping);
+    put(searcher, Place::Sleeping);
+    scheduler.wake_searcher();
+    let woken = [here, searcher].map(|machine| place(machine) == Place::Awake);
+    if woken == [true, false] {
+        return; // the test's own thread may be on either node
+    }
+    submit_to(scheduler, 1);
+    assert_eq!(place(here), Place::Awake);
+    assert!(was_unparked(here));
+}
+
+#[test]
+fn a_task_for_a_node_takes_the_worker_of_a_machine_whose_thread_is_taken() {
+    let scheduler = scheduler_on(2, 1);
+    let (holder, worker) = machine_of(scheduler, 1);
+    put(holder, Place::Holding);
+    submit_to(scheduler, 1);
+    assert_eq!(place(holder), Place::Parked);
+    let [machine] = started()[..] else {
+        panic!("one machine is started");
+    };
+    assert!(machine.holds(worker));
+}
+
+#[test]
+fn a_task_for_a_node_is_nobody_else_s() {
+    let scheduler = scheduler_on(2, 1);
+    let (here, worker) = machine_of(scheduler, 1);
+    let (other, others_worker) = machine_of(scheduler, 0);
+    let task = submit_to(scheduler, 1);
+    assert!(!scheduler.work_is_visible(other));
+    assert!(!(0..4).any(|_| fairness_turn(other, others_worker)));
+    assert!(scheduler.work_is_visible(here));
+    assert!(matches!(here.find(worker), Some(Next::Task(found)) if found == task));
+}
+
+#[test]
+fn a_busy_worker_takes_what_is_bound_to_its_node_now_and_then() {
+    let scheduler = scheduler_on(2, 1);
+    let (busy, worker) = machine_of(scheduler, 1);
+    keep_busy(scheduler, worker);
+    for _ in 0..100 {
+        scheduler.nodes[1].injector.push(task(scheduler));
+    }
+    let waiting = submit_to(scheduler, 1);
+    let found = (0..3 * FAIRNESS_TURNS)
+        .filter_map(|_| match busy.find(worker) {
+            Some(Next::Task(task)) => Some(task),
+            _ => None,
+        })
+        .any(|task| task == waiting);
+    assert!(found);
+}
+
+#[test]
+fn a_busy_worker_looks_at_the_injectors_of_other_nodes_now_and_then() {
+    let scheduler = scheduler_on(3, 1);
+    let (busy, worker) = machine_of(scheduler, 0);
+    keep_busy(scheduler, worker);
+    let others = [1, 2].map(|node| {
+        let task = task(scheduler);
+        scheduler.nodes[node].injector.push(task);
+        task
+    });
+    let turns = (0..9 * FAIRNESS_TURNS).filter_map(|_| match busy.find(worker) {
+        Some(Next::Task(task)) => Some(task),
+        _ => None,
+    });
+    let found = turns.filter(|task| others.contains(task)).count();
+    assert_eq!(found, 2);
+}
+
+#[test]
+fn a_node_without_a_worker_has_its_tasks_run_at_its_home() {
+    let memory = Node {
+        distances: [(0, 30), (1, 10)].into(),
+        ..Node::new(1)
+    };
+    let with_cpu = Node {
+        cpus: [0].into_iter().collect(),
+        distances: [(0, 10), (1, 30)].into(),
+        ..Node::new(0)
+    };
+    let topology = Topology::new(vec![with_cpu, memory]).unwrap();
+    let layout = Layout::new(&topology, &topology.cpus(), Pin::Off, 1);
+    let scheduler = on(layout, true);
+    let (machine, worker) = machine(scheduler);
+    let task = submit_to(scheduler, 1);
+    assert!(matches!(machine.find(worker), Some(Next::Task(found)) if found == task));
 }

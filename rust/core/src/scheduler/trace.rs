@@ -54,9 +54,12 @@ impl Scheduler {
             idle.spares.len(),
             idle.waiting.len(),
             idle.orphans.len(),
-            self.injector.len(),
+            self.nodes
+                .iter()
+                .map(|node| node.injector.len() + node.bound.len())
+                .sum::<usize>(),
         )?;
-        for (slot, worker) in self.slots().enumerate() {
+        for (slot, worker) in self.slots.iter().enumerate() {
             let space = if slot == 0 { "" } else { " " };
             write!(text, "{space}{}", worker.queue.len())?;
         }
@@ -64,7 +67,7 @@ impl Scheduler {
         if !detail {
             return Ok(());
         }
-        for worker in self.slots().chain(idle.orphans.iter().copied()) {
+        for worker in self.slots.iter().chain(idle.orphans.iter().copied()) {
             let holder = machines.iter().find(|machine| machine.holds(worker));
             let state = match (worker.is_idle(), worker.is_orphaned()) {
                 (true, _) => "idle",

@@ -18,6 +18,8 @@ use crate::{
 pub struct Worker {
     /// Its place in the scheduler's slots, kept while it is an orphan.
     pub slot: usize,
+    /// The node it is on, as the scheduler's layout numbers them.
+    pub node: usize,
     pub queue: Queue,
     pub timers: Timers,
     /// Counts what its machine has turned to: written by that machine, watched by the monitor, to which the
@@ -32,9 +34,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(slot: usize, origin: Instant) -> Self {
+    pub fn new(slot: usize, node: usize, origin: Instant) -> Self {
         Self {
             slot,
+            node,
             queue: Queue::default(),
             timers: Timers::new(origin),
             turn: AtomicU64::new(0),
@@ -69,7 +72,7 @@ impl Worker {
         self.orphaned.load(Ordering::Acquire)
     }
 
-    /// Is put in its slot, new or again, by the machine that runs it from now on.
+    /// Is about to be put in its slot, new or again, and run.
     pub fn adopt(&self, idle: &mut Idle) {
         self.set_idle(idle, false);
         // Ordering: Release, published with the slot.

@@ -7,6 +7,7 @@ use loom::{cell::UnsafeCell, thread};
 use super::{Cancelling, Parking, Task, TaskVtable};
 use crate::{
     scheduler::{Config, Host, STALL_AFTER, Scheduler},
+    topology::Layout,
     wait::WaiterClass,
 };
 
@@ -45,6 +46,7 @@ impl Coroutine {
             exclusive: false,
             stall_after: STALL_AFTER,
             trace: None,
+            layout: Layout::flat(1),
         });
         Arc::new(Self {
             task: Task::new(&VTABLE, scheduler),

@@ -7,7 +7,7 @@ use super::{CpuSet, affinity, cgroup};
 /// The CPUs this process may use: which (the affinity mask) and how much of them (the cgroup quota).
 #[derive(Clone, Debug, PartialEq)]
 pub struct CpuBudget {
-    /// The CPUs the calling thread may run on. A cgroup's cpuset is in this already.
+    /// The CPUs the main thread may run on. A cgroup's cpuset is in this already.
     pub allowed: CpuSet,
     /// CPU time per time that the tightest cgroup allows, in CPUs; `None` where none limits it.
     pub quota: Option<f64>,

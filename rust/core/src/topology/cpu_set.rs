@@ -87,6 +87,11 @@ impl CpuSet {
         self.words.is_empty()
     }
 
+    /// The lowest CPU.
+    pub fn first(&self) -> Option<u32> {
+        self.iter().next()
+    }
+
     /// The CPUs, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         (0..).zip(&self.words).flat_map(|(index, word)| {

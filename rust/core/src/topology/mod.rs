@@ -4,7 +4,8 @@
 //!
 //! - What is the machine? [`Topology`] has its online CPUs, each on one node, whoever may use them.
 //! - How much of it is ours? [`CpuBudget`]: the affinity mask and the cgroup's quota.
-//! - Which worker goes where? [`Placement`], a pure function of the two.
+//! - Which worker goes where? [`Placement`], a pure function of the two, and [`Layout`], which adds to what it is bound and
+//!   who is how far from it.
 //!
 //! Nothing here is shared or changes: a topology is a value, also one that was made up, so that the
 //! scheduler and a simulator can ask about machines nobody here has.
@@ -17,15 +18,17 @@
 mod budget;
 mod cgroup;
 mod cpu_set;
+mod layout;
 mod placement;
 mod sysfs;
 
 #[cfg_attr(target_os = "linux", path = "affinity_linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "affinity_elsewhere.rs")]
-mod affinity;
+pub(crate) mod affinity;
 
 pub use budget::CpuBudget;
 pub use cpu_set::{CPU_LIMIT, CpuSet};
+pub use layout::{Layout, Pin, Ring};
 pub use placement::Placement;
 
 use std::{
@@ -50,6 +53,25 @@ pub struct Node {
     pub memory_bytes: u64,
     /// How far each node is, this one included: [`LOCAL_DISTANCE`] is no detour, twice as much twice the time.
     pub distances: BTreeMap<u32, u32>,
+    /// Its CPUs by the core they are on; none where each is a core by itself, or nobody tells.
+    pub cores: Vec<CpuSet>,
+    /// Its CPUs by the last cache that they share; none where all share one or each core has its
+    /// own, or nobody tells.
+    pub caches: Vec<CpuSet>,
+}
+
+impl Node {
+    /// A node with nothing, and no distance to anything.
+    pub fn new(id: u32) -> Self {
+        Self {
+            id,
+            cpus: CpuSet::new(),
+            memory_bytes: 0,
+            distances: BTreeMap::new(),
+            cores: Vec::new(),
+            caches: Vec::new(),
+        }
+    }
 }
 
 /// The nodes of a machine.
@@ -109,10 +131,10 @@ impl Topology {
         // INVARIANT: one node, which names itself.
         Self {
             nodes: vec![Node {
-                id: 0,
                 cpus,
                 memory_bytes,
                 distances,
+                ..Node::new(0)
             }],
         }
     }
@@ -131,6 +153,7 @@ impl Topology {
     ///
     /// - A CPU is online where `cpu/online` says so, else its own `online`; without either, if its node lists it.
     /// - A CPU that several nodes claim is on the first of them; the others keep their memory.
+    /// - Cores and caches are those that the first CPU of each names, as far as they are on one node.
     /// - A node's row of distances counts if it has one number per node and none is below the node's own; the
     ///   numbers of any other row are [`LOCAL_DISTANCE`] and [`REMOTE_DISTANCE`].
     /// - Without nodes there is one, 0, with all online CPUs and the memory that `proc/meminfo` beside the sysfs tells.
@@ -153,15 +176,15 @@ impl Topology {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn node(id: u32, cpus: &str, near: &[u32]) -> Node {
+    /// A node that is as far from each of `near` as from itself.
+    pub fn node(id: u32, cpus: &str, near: &[u32]) -> Node {
         Node {
-            id,
             cpus: CpuSet::parse_list(cpus).unwrap(),
-            memory_bytes: 0,
             distances: near.iter().map(|other| (*other, 10)).collect(),
+            ..Node::new(id)
         }
     }
 

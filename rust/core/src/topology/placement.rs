@@ -55,20 +55,15 @@ impl Placement {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Node, *};
+    use super::{super::tests::node, *};
 
     fn topology(nodes: &[&str]) -> Topology {
-        let ids = || (0..).zip(nodes).map(|(id, _)| id);
-        let nodes = (0..)
+        let ids: Vec<u32> = (0..).zip(nodes).map(|(id, _)| id).collect();
+        let nodes = ids
+            .iter()
             .zip(nodes)
-            .map(|(id, cpus)| Node {
-                id,
-                cpus: CpuSet::parse_list(cpus).unwrap(),
-                memory_bytes: 0,
-                distances: ids().map(|other| (other, 10)).collect(),
-            })
-            .collect();
-        Topology::new(nodes).unwrap()
+            .map(|(id, cpus)| node(*id, cpus, &ids));
+        Topology::new(nodes.collect()).unwrap()
     }
 
     fn place(nodes: &[&str], allowed: &str, workers: usize) -> Vec<usize> {

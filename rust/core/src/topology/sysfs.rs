@@ -16,10 +16,10 @@ pub fn read(root: &Path) -> io::Result<Topology> {
     let ids = numbered(&folder, "node")?;
     if ids.is_empty() {
         let memory = proc.and_then(|proc| memory_bytes(&proc.join("meminfo")));
-        return Ok(Topology::single_node(
-            online.unwrap_or_default(),
-            memory.unwrap_or(0),
-        ));
+        let mut only = Topology::single_node(online.unwrap_or_default(), memory.unwrap_or(0));
+        let node = &mut only.nodes[0];
+        (node.cores, node.caches) = divided(&system.join("cpu"), &node.cpus);
+        return Ok(only);
     }
     let mut claimed = CpuSet::new();
     let nodes = ids
@@ -31,11 +31,14 @@ pub fn read(root: &Path) -> io::Result<Topology> {
                 cpus = cpus.intersection(online);
             }
             claimed.extend(cpus.iter());
+            let (cores, caches) = divided(&system.join("cpu"), &cpus);
             Node {
                 id,
-                cpus,
                 memory_bytes: memory_bytes(&folder.join("meminfo")).unwrap_or(0),
                 distances: distances(&folder.join("distance"), id, &ids),
+                cores,
+                caches,
+                cpus,
             }
         })
         .collect();
@@ -103,12 +106,57 @@ fn online_cpus(folder: &Path) -> io::Result<Option<CpuSet>> {
     Ok((!online.is_empty()).then_some(online))
 }
 
-/// The CPUs a node lists: `cpulist`, or the `cpumap` that was there before it.
-fn listed_cpus(folder: &Path) -> CpuSet {
-    text_of(&folder.join("cpulist"))
+/// The CPUs of a file with a list, or of the one with a map that was there before it.
+fn cpus_in(folder: &Path, list: &str, map: &str) -> Option<CpuSet> {
+    text_of(&folder.join(list))
         .and_then(|text| CpuSet::parse_list(&text))
-        .or_else(|| text_of(&folder.join("cpumap")).and_then(|text| CpuSet::parse_map(&text)))
-        .unwrap_or_default()
+        .or_else(|| text_of(&folder.join(map)).and_then(|text| CpuSet::parse_map(&text)))
+}
+
+/// The CPUs a node lists.
+fn listed_cpus(folder: &Path) -> CpuSet {
+    cpus_in(folder, "cpulist", "cpumap").unwrap_or_default()
+}
+
+/// `cpus` by core and by the last cache that they share. None where that divides nothing: each is a core by itself; all
+/// share a cache, or each core has its own.
+fn divided(folder: &Path, cpus: &CpuSet) -> (Vec<CpuSet>, Vec<CpuSet>) {
+    let mut cores = grouped(cpus, |cpu| {
+        let folder = folder.join(format!("cpu{cpu}/topology"));
+        cpus_in(&folder, "core_cpus_list", "core_cpus") // since 5.3
+            .or_else(|| cpus_in(&folder, "thread_siblings_list", "thread_siblings"))
+    });
+    let mut caches = grouped(cpus, |cpu| {
+        let folder = folder.join(format!("cpu{cpu}/cache"));
+        let indices = numbered(&folder, "index").ok()?;
+        let level = |index: &u32| -> Option<(u32, PathBuf)> {
+            let folder = folder.join(format!("index{index}"));
+            let level = text_of(&folder.join("level"))?.trim().parse().ok()?;
+            Some((level, folder))
+        };
+        let (_, last) = indices.iter().filter_map(level).max()?;
+        cpus_in(&last, "shared_cpu_list", "shared_cpu_map")
+    });
+    if caches.len() < 2 || caches == cores {
+        caches.clear();
+    }
+    if cores.len() == cpus.len() {
+        cores.clear();
+    }
+    (cores, caches)
+}
+
+/// `cpus` in groups, each as `group_of` its first CPU says: of a large machine few files are read.
+fn grouped(cpus: &CpuSet, group_of: impl Fn(u32) -> Option<CpuSet>) -> Vec<CpuSet> {
+    let mut left = cpus.clone();
+    let mut groups = Vec::new();
+    while let Some(first) = left.first() {
+        let mut group = group_of(first).unwrap_or_default().intersection(&left);
+        group.insert(first);
+        left = left.difference(&group);
+        groups.push(group);
+    }
+    groups
 }
 
 /// `MemTotal`, from the machine's `meminfo` or a node's, whose lines begin with `Node N`.
@@ -346,6 +394,39 @@ pub(super) mod tests {
         let expected = Topology::single_node((0..6).collect(), 16 << 10);
         assert_eq!(read(tree.path()).unwrap(), expected);
         assert_eq!(read(&tree.path().join("sys")).unwrap(), expected);
+    }
+
+    #[test]
+    fn cores_and_last_caches_divide_a_node() {
+        let nodes = machine(&[
+            ("cpu/online", "0-7"),
+            ("node/node0/cpulist", "0-7"),
+            ("cpu/cpu0/topology/core_cpus_list", "0,4"),
+            ("cpu/cpu0/topology/thread_siblings_list", "0-7"), // not looked at
+            ("cpu/cpu1/topology/thread_siblings_list", "1,5"),
+            ("cpu/cpu2/topology/thread_siblings", "00000044"),
+            ("cpu/cpu0/cache/index0/level", "1"),
+            ("cpu/cpu0/cache/index0/shared_cpu_list", "0,4"),
+            ("cpu/cpu0/cache/index3/level", "3"),
+            ("cpu/cpu0/cache/index3/shared_cpu_list", "0-1,4-5,9"),
+            ("cpu/cpu2/cache/index0/level", "1"),
+            ("cpu/cpu2/cache/index0/shared_cpu_map", "cc"),
+        ]);
+        let shown = |sets: &[CpuSet]| sets.iter().map(CpuSet::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(&nodes[0].cores), ["0,4", "1,5", "2,6", "3", "7"]);
+        assert_eq!(shown(&nodes[0].caches), ["0-1,4-5", "2-3,6-7"]);
+    }
+
+    #[test]
+    fn one_cache_for_all_and_cores_of_one_cpu_divide_nothing() {
+        let nodes = machine(&[
+            ("cpu/online", "0-1"),
+            ("cpu/cpu0/topology/core_cpus_list", "0"),
+            ("cpu/cpu1/topology/core_cpus_list", "1"),
+            ("cpu/cpu0/cache/index2/level", "2"),
+            ("cpu/cpu0/cache/index2/shared_cpu_list", "0-1"),
+        ]);
+        assert_eq!((nodes[0].cores.len(), nodes[0].caches.len()), (0, 0));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use loom::thread;
 use penstock_core::{
     scheduler::{Config, Host, Machine, STALL_AFTER, Scheduler, Stack},
     task::{BeginJoin, Task, TaskVtable},
+    topology::Layout,
     wait::{Epoch, Outcome, WaiterClass, WaiterRef},
 };
 
@@ -51,6 +52,7 @@ pub fn scheduler(workers: usize) -> &'static Scheduler {
         exclusive: false,
         stall_after: STALL_AFTER,
         trace: None,
+        layout: Layout::flat(workers),
     })
 }
 
@@ -113,7 +115,7 @@ pub fn go(scheduler: &'static Scheduler, call: impl FnOnce() + Send + 'static) -
     // The pointer is to the whole struct, and carries the reference that the task holds to itself.
     let task = NonNull::new(Arc::into_raw(Arc::clone(&job)).cast_mut().cast::<Task>()).unwrap();
     // SAFETY: alive and new.
-    unsafe { scheduler.submit(task) };
+    unsafe { scheduler.submit(task) }.expect("it is open");
     job
 }
 

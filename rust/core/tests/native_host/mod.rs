@@ -20,9 +20,10 @@ use std::{
 
 use penstock_core::{
     channel::{BeginRecv, BeginSend, Channel, RecvError, SendError},
-    scheduler::{Config, Host, Machine, Scheduler, Stack},
+    scheduler::{Config, Host, Machine, Refused, Scheduler, Stack},
     sync::Shared,
     task::{BeginJoin, Parking, Task, TaskVtable},
+    topology::{Layout, Node, Pin, Topology},
     wait::{Epoch, Outcome, Waiter, WaiterClass, WaiterRef},
 };
 
@@ -36,6 +37,7 @@ pub struct Way {
     pub fibers: bool,
     pub gil: bool,
     pub workers: usize,
+    pub nodes: u32,
 }
 
 /// A scheduler whose threads end with it, unless tasks are parked or blocked on them.
@@ -50,6 +52,7 @@ impl Runtime {
             exclusive: way.gil,
             stall_after: Duration::from_millis(50),
             trace: None,
+            layout: layout(way),
         }))
     }
 
@@ -61,9 +64,63 @@ impl Runtime {
         told
     }
 
+    /// Runs `body` as a task that starts on `node`.
+    pub fn go_on<T: Send + 'static>(
+        &self,
+        node: usize,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Handle<T> {
+        let task = unsubmitted(self.0, body);
+        // SAFETY: alive and new.
+        unsafe { self.0.submit_to(node, pointer(&task.job)) }.expect("it is open");
+        task
+    }
+
     /// Runs `body` as a task.
     pub fn go<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> Handle<T> {
         go(self.0, body)
+    }
+
+    /// Runs `body` as a task with a thread of its own.
+    pub fn go_alone<T: Send + 'static>(
+        &self,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Handle<T> {
+        let task = unsubmitted(self.0, body);
+        // SAFETY: alive and new.
+        unsafe { self.0.submit_alone(None, pointer(&task.job)) }.expect("it is open");
+        task
+    }
+
+    /// Says that no task comes from outside any more, and gives the one that is run when all have ended.
+    pub fn close(&self) -> Option<Handle<()>> {
+        let last = unsubmitted(self.0, || ());
+        // SAFETY: alive and new.
+        let waits = unsafe { self.0.close(Some(pointer(&last.job))) };
+        waits.then_some(last)
+    }
+
+    /// Runs `body` as a task, unless the scheduler is closed.
+    pub fn try_go<T: Send + 'static>(
+        &self,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Handle<T>> {
+        let task = unsubmitted(self.0, body);
+        // SAFETY: alive and new.
+        match unsafe { self.0.submit(pointer(&task.job)) } {
+            Ok(()) => Some(task),
+            Err(refused) => {
+                assert_eq!(refused, Refused::Closed);
+                None
+            }
+        }
+    }
+
+    /// How many of its threads have run their machine to the end.
+    pub fn ended_threads(&self) -> u64 {
+        let ended = ENDED.lock().unwrap();
+        let address = ptr::from_ref(self.0).addr();
+        ended.iter().filter(|one| **one == address).count() as u64
     }
 
     /// Runs `step` as a task that parks by returning, until it says that it is done.
@@ -73,6 +130,27 @@ impl Runtime {
         submit(&job);
         Handle { job, value }
     }
+}
+
+/// More than the workers of any test.
+const SEATS: usize = 16;
+
+/// A made-up machine: the first nodes have a CPU that may be there, so that threads from outside are on them.
+fn layout(way: Way) -> Layout {
+    let node = |id| Node {
+        cpus: [id].into_iter().collect(),
+        distances: (0..way.nodes)
+            .map(|other| (other, 10 + 10 * other.abs_diff(id)))
+            .collect(),
+        ..Node::new(id)
+    };
+    let topology = Topology::new((0..way.nodes).map(node).collect()).expect("it is sound");
+    Layout::new(
+        &topology,
+        &topology.cpus(),
+        Pin::Off,
+        way.workers.max(SEATS),
+    )
 }
 
 impl Drop for Runtime {
@@ -103,6 +181,9 @@ static STALLS: Mutex<Vec<(usize, mpsc::Sender<usize>)>> = Mutex::new(Vec::new())
 static FREE: Host = host(Machine::sleep);
 static WITH_GIL: Host = host(|machine, deadline| gil::without(|| machine.sleep(deadline)));
 
+/// The schedulers of the threads that have ended.
+static ENDED: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
 fn start_machine(machine: &'static Machine) -> bool {
     let attach = gil::is_held();
     thread::Builder::new()
@@ -114,14 +195,17 @@ fn start_machine(machine: &'static Machine) -> bool {
             } else {
                 run_machine(machine);
             }
+            let scheduler = ptr::from_ref(machine.scheduler).addr();
+            ENDED.lock().unwrap().push(scheduler);
         })
         .is_ok()
 }
 
 fn run_machine(machine: &'static Machine) {
     assert!(machine.enter(), "a thread for each machine");
-    if machine.scheduler.fibers() {
+    if machine.fibers() {
         fiber::run_hub(machine);
+        machine.leave();
         return;
     }
     let stack = NonNull::from(Box::leak(Stack::new(machine)));
@@ -130,6 +214,7 @@ fn run_machine(machine: &'static Machine) {
     unsafe { machine.work() };
     // SAFETY: its loop has returned, and so has every task that was on it.
     drop(unsafe { Box::from_raw(stack.as_ptr()) });
+    machine.leave();
 }
 
 // ---- tasks ----
@@ -208,7 +293,7 @@ impl Job {
     }
 }
 
-fn go<T: Send + 'static>(
+fn unsubmitted<T: Send + 'static>(
     scheduler: &'static Scheduler,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Handle<T> {
@@ -216,8 +301,16 @@ fn go<T: Send + 'static>(
     let slot = Arc::clone(&value);
     let call = move || *slot.lock().unwrap() = Some(body());
     let job = Job::new(scheduler, Body::Call(Box::new(call)));
-    submit(&job);
     Handle { job, value }
+}
+
+fn go<T: Send + 'static>(
+    scheduler: &'static Scheduler,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Handle<T> {
+    let task = unsubmitted(scheduler, body);
+    submit(&task.job);
+    task
 }
 
 /// Starts a task from a task, on the same scheduler.
@@ -225,11 +318,14 @@ pub fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Ha
     go(Machine::current().expect("in a task").scheduler, body)
 }
 
+/// The pointer that is queued: to the whole struct, with the reference that the task holds to itself.
+fn pointer(job: &Arc<Job>) -> NonNull<Task> {
+    NonNull::new(Arc::into_raw(Arc::clone(job)).cast_mut().cast()).unwrap()
+}
+
 fn submit(job: &Arc<Job>) {
-    // The pointer is to the whole struct, and carries the reference that the task holds to itself.
-    let task = NonNull::new(Arc::into_raw(Arc::clone(job)).cast_mut().cast::<Task>()).unwrap();
     // SAFETY: alive and new.
-    unsafe { job.core.scheduler().submit(task) };
+    unsafe { job.core.scheduler().submit(pointer(job)) }.expect("it is open");
 }
 
 /// The table's `run`.
