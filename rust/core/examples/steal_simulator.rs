@@ -355,7 +355,8 @@ fn measure(layout: &Layout, machine: &str, policy: Policy, load: Load, kind: &st
         sum.balance.0 += one.balance.0;
         sum.balance.1 += one.balance.1;
     }
-    let ratio = |part: u64, whole: u64| part as f64 / (whole.max(1)) as f64;
+    #[expect(clippy::cast_precision_loss, reason = "counts of a few millions")]
+    let ratio = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
     let by_policy = if policy == Policy::Rings {
         "rings"
     } else {
