@@ -122,12 +122,10 @@ def matrix_of_text(text: str) -> dict[int, dict[int, int]]:
     found = re.search(r"Relative latency matrix \(name NUMALatency[^\n]*NUMANodes.*\n index (.*)\n", text)
     if not found:
         return {}
-    ids = dict(re.findall(r"NUMANode L#(\d+) \(P#(\d+)", text))
+    ids = dict(re.findall(r"NUMANode\S* L#(\d+) \(P#(\d+)", text))
     columns = [int(ids[number]) for number in found[1].split()]
     rows = [line.split() for line in text[found.end() :].splitlines()[: len(columns)]]
-    return {
-        int(ids[first]): dict(zip(columns, map(int, row), strict=True)) for first, *row in rows
-    }
+    return {int(ids[first]): dict(zip(columns, map(int, row), strict=True)) for first, *row in rows}
 
 
 def matrix_of_xml(root: ET.Element) -> dict[int, dict[int, int]]:
@@ -172,9 +170,7 @@ def expected_of(text: str) -> Expected:
 def found_in(topology: Topology, expected: Expected, *, partial: bool) -> Expected:
     """The same of ours, as far as the output tells it; if ``partial``, as far as it shows nodes and CPUs."""
     nodes = [node for node in topology.nodes if not partial or node.id in expected.nodes]
-    cpus = {
-        node.id: {cpu for cpu in node.cpus if not partial or cpu in expected.pus} for node in nodes
-    }
+    cpus = {node.id: {cpu for cpu in node.cpus if not partial or cpu in expected.pus} for node in nodes}
     ours = frozenset(cpu for node in nodes for cpu in cpus[node.id])
     cores = {frozenset(core) & ours for node in nodes for core in node.cores}
     named = frozenset(cpu for core in cores for cpu in core)

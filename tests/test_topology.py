@@ -190,7 +190,11 @@ def test_a_value_is_copied_and_pickled_like_any_other(value: object) -> None:
         (lambda: Node(0, [], 0, []), TypeError, r"distances must be a dict .*, not \[\]"),  # type: ignore[arg-type]
         (lambda: Node(0, [], 0, {0: 0}), ValueError, "each of distances must be an int from 1 .*, not 0"),
         (lambda: Node(0, [0], 0, {}, cores=[0]), TypeError, r"cores must be an iterable of .*, not \[0\]"),  # type: ignore[list-item]
-        (lambda: Node(0, [0], 0, {}, cores=[[1]]), ValueError, r"cores must be .* of the node's CPUs, .*, not \[\[1\]\]"),
+        (
+            lambda: Node(0, [0], 0, {}, cores=[[1]]),
+            ValueError,
+            r"cores must be .* of the node's CPUs, .*, not \[\[1\]\]",
+        ),
         (lambda: Node(0, [0], 0, {}, caches=[[0], [0]]), ValueError, "caches must be .* in one at most"),
         (lambda: Topology([1]), TypeError, "each of nodes must be a Node, not 1"),  # type: ignore[list-item]
         (lambda: CpuBudget([0], 0), ValueError, "quota must be None or a number of CPUs > 0, not 0"),

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Boot a machine with two NUMA nodes in QEMU and check in there where the workers of a runtime are.
 
-Run with an interpreter that has penstock installed: that one goes into the guest, with its standard library, penstock and
-greenlet, as an initial RAM disk, whose first program is ``GUEST`` below. Kernel and emulator are Debian's, fetched by
-``apt-get download`` into the cache of ``free_threaded_python.py`` and unpacked there: nothing is installed. The processor is
-emulated, so that it runs anywhere; nothing in it is about time.
+Run with an interpreter that has penstock installed: that one goes into the guest, with its standard library,
+penstock and greenlet, as an initial RAM disk, whose first program is ``GUEST`` below. Kernel and emulator are
+Debian's, fetched by ``apt-get download`` into the cache of ``free_threaded_python.py`` and unpacked there: nothing
+is installed. The processor is emulated, so that it runs anywhere; nothing in it is about time.
 
 Exits with 0 if the guest says that all is well, with 77 if there is no emulator to be had.
 """
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import platform
@@ -21,17 +22,20 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 SKIPPED = 77
 CONFIRMED = "the guest confirms: each worker is where it belongs"
-LEFT_OUT = re.compile(r"^(test|idlelib|tkinter|turtledemo|ensurepip|lib2to3|site-packages|config-.*|__pycache__)$")
+LEFT_OUT = re.compile(
+    r"^(test|idlelib|tkinter|turtledemo|ensurepip|lib2to3|site-packages|config-.*|__pycache__)$"
+)
 PACKAGES = ("penstock", "greenlet")
 
-GUEST = '''#!{python} -Iu
+GUEST = """#!{python} -Iu
 import ctypes, os, sys, threading
-sys.path.insert(0, {site!r})
+sys.path += {paths!r}
 libc = ctypes.CDLL(None, use_errno=True)
 try:
     for kind, at in (("proc", "/proc"), ("sysfs", "/sys")):
@@ -61,12 +65,15 @@ try:
                     assert pin == "core" or mask == set(node.cpus), (pin, node, mask)
             barrier = threading.Barrier(4)
             tasks = [
-                runtime.spawn(stay_until_all_run, (barrier,), node=node.id) for node in nodes for _ in range(2)
+                runtime.spawn(stay_until_all_run, (barrier,), node=node.id)
+                for node in nodes
+                for _ in range(2)
             ]
             found = [task.result() for task in tasks]
             assert len({{thread for thread, _, _ in found}}) == 4, found
             masks = sorted(sorted(mask) for _, mask, _ in found)
-            assert masks == ([[0, 1], [0, 1], [2, 3], [2, 3]] if pin == "node" else [[0], [1], [2], [3]]), masks
+            expected = {{"node": [[0, 1], [0, 1], [2, 3], [2, 3]], "core": [[0], [1], [2], [3]]}}
+            assert masks == expected[pin], masks
             try:
                 runtime.spawn(where, node=2)
                 raise AssertionError("there is no node 2")
@@ -79,7 +86,7 @@ except BaseException:
     traceback.print_exc(file=sys.stdout)
 libc.sync()
 libc.reboot(0x4321FEDC)  # power off
-'''
+"""
 
 
 def say(message: str) -> None:
@@ -87,7 +94,7 @@ def say(message: str) -> None:
 
 
 def debian_packages(folder: Path) -> None:
-    """Fetch the emulator with the libraries that this system lacks, and a kernel; unpack them into ``folder``."""
+    """Fetch the emulator with the libraries that are not here, and a kernel; unpack them into ``folder``."""
     listed = subprocess.run(
         ["apt-get", "install", "--print-uris", "-qq", "--no-install-recommends", "qemu-system-x86"],
         check=True,
@@ -120,10 +127,10 @@ def libraries(file: Path) -> Iterator[Path]:
 
 def files_of_python() -> Iterator[tuple[Path, Path]]:
     """What the guest needs of this interpreter: where it is, and where it is to be."""
-    python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
+    python = Path(sys.executable).resolve()
     yield python, python
     folders = [Path(sysconfig.get_path("stdlib"))]
-    folders += [Path(sysconfig.get_path("platlib")) / name for name in PACKAGES]
+    folders += [Path(import_module(name).__path__[0]) for name in PACKAGES]
     for folder in folders:
         for base, below, names in os.walk(folder):
             below[:] = [name for name in below if not LEFT_OUT.match(name)]
@@ -164,7 +171,7 @@ def boot(system: Path, disk: Path) -> str:
             *("-numa", f"node,nodeid={node},memdev=memory{node},cpus={2 * node}-{2 * node + 1}"),
         )
     ]
-    command = [
+    command: list[str | Path] = [
         *(system / "usr/bin/qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "4", "-m", "1G"),
         *(*nodes, "-numa", "dist,src=0,dst=1,val=21", "-no-reboot", "-nographic", "-nodefaults"),
         *("-serial", "stdio", "-L", system / "usr/share/qemu", "-L", system / "usr/share/seabios"),
@@ -184,14 +191,18 @@ def main() -> int:
     tool: dict[str, Any] = runpy.run_path(os.fspath(Path(__file__).with_name("free_threaded_python.py")))
     cache: Path = tool["cache_folder"]()
     system = cache / "qemu"
-    if not system.exists():
-        try:
-            debian_packages(system)
-        except subprocess.CalledProcessError as error:
-            say(f"NO EMULATOR TO BE HAD, NOTHING WAS CHECKED: {error}")
-            return SKIPPED
-    python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
-    guest = GUEST.format(python=python, site=sysconfig.get_path("platlib"), confirmed=CONFIRMED)
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "qemu.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once: the second waits and finds it done
+        if not system.exists():
+            try:
+                debian_packages(system)
+            except subprocess.CalledProcessError as error:
+                say(f"NO EMULATOR TO BE HAD, NOTHING WAS CHECKED: {error}")
+                return SKIPPED
+    python = Path(sys.executable).resolve()
+    paths = sorted({os.fspath(Path(import_module(name).__path__[0]).parent) for name in PACKAGES})
+    guest = GUEST.format(python=python, paths=paths, confirmed=CONFIRMED)
     disk = cache / f"guest-{os.getpid()}.cpio"
     try:
         disk.write_bytes(initial_disk(guest))
