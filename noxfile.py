@@ -265,6 +265,17 @@ def pytest(session: nox.Session) -> None:
         session.warn(f"PYTHON {version} IS NOT ON THIS MACHINE: the suite did NOT run on it")
 
 
+@nox.session(python=str(INTERPRETERS[FREE_THREADED]), requires=["free_threaded_python"])
+def numa_guest(session: nox.Session) -> None:
+    """Workers are on the nodes they belong to, in an emulated machine with two of them. Not a default session.
+
+    Without the GIL, because with it one worker runs, on one node.
+    """
+    session.install(*PYPROJECT["project"]["dependencies"])
+    install_penstock(session, FREE_THREADED)
+    session.run("python", "tools/numa_guest.py", success_codes=[0, 77])
+
+
 @nox.session
 def package(session: nox.Session) -> None:
     """The sdist builds, the wheel is portable and complete, and both say what they are."""

@@ -154,6 +154,25 @@ def test_a_repr_makes_an_equal_value() -> None:
         assert eval(repr(value)) == value
 
 
+CORES = {"cpu/cpu0/topology/core_cpus_list": "0,2", "cpu/cpu1/topology/thread_siblings_list": "1,3"}
+CACHES = {
+    "cpu/cpu0/cache/index0/level": "1",
+    "cpu/cpu0/cache/index0/shared_cpu_list": "0",
+    "cpu/cpu0/cache/index3/level": "3",
+    "cpu/cpu0/cache/index3/shared_cpu_list": "0-1",
+    "cpu/cpu2/cache/index3/level": "3",
+    "cpu/cpu2/cache/index3/shared_cpu_map": "c",
+}
+
+
+def test_cores_and_last_caches_divide_a_node(tmp_path: Path) -> None:
+    (node,) = machine(tmp_path, {"cpu/online": "0-3", "node/node0/cpulist": "0-3"} | CORES | CACHES)
+    assert (node.cores, node.caches) == ([[0, 2], [1, 3]], [[0, 1], [2, 3]])
+    assert eval(repr(node)) == pickle.loads(pickle.dumps(node)) == node
+    assert node == Node(0, range(4), 0, {0: 10}, cores=[[1, 3], [0, 2]], caches=[[0, 1], [2, 3]])
+    assert node != Node(0, range(4), 0, {0: 10})
+
+
 @pytest.mark.parametrize("value", [FIRST, Topology([FIRST, SECOND]), CpuBudget([1, 2], 1.5)])
 def test_a_value_is_copied_and_pickled_like_any_other(value: object) -> None:
     assert pickle.loads(pickle.dumps(value)) == value
@@ -170,6 +189,13 @@ def test_a_value_is_copied_and_pickled_like_any_other(value: object) -> None:
         (lambda: Node(0, [], -5, {}), ValueError, "memory must be an int >= 0, not -5"),
         (lambda: Node(0, [], 0, []), TypeError, r"distances must be a dict .*, not \[\]"),  # type: ignore[arg-type]
         (lambda: Node(0, [], 0, {0: 0}), ValueError, "each of distances must be an int from 1 .*, not 0"),
+        (lambda: Node(0, [0], 0, {}, cores=[0]), TypeError, r"cores must be an iterable of .*, not \[0\]"),  # type: ignore[list-item]
+        (
+            lambda: Node(0, [0], 0, {}, cores=[[1]]),
+            ValueError,
+            r"cores must be .* of the node's CPUs, .*, not \[\[1\]\]",
+        ),
+        (lambda: Node(0, [0], 0, {}, caches=[[0], [0]]), ValueError, "caches must be .* in one at most"),
         (lambda: Topology([1]), TypeError, "each of nodes must be a Node, not 1"),  # type: ignore[list-item]
         (lambda: CpuBudget([0], 0), ValueError, "quota must be None or a number of CPUs > 0, not 0"),
         (lambda: CpuBudget([0], "x"), TypeError, "quota must be .*, not 'x'"),  # type: ignore[arg-type]

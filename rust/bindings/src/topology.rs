@@ -54,11 +54,40 @@ fn list(cpus: &CpuSet) -> Vec<u32> {
     cpus.iter().collect()
 }
 
+fn lists(groups: &[CpuSet]) -> Vec<Vec<u32>> {
+    groups.iter().map(list).collect()
+}
+
+/// Groups of `cpus`, in order of their first ones; a CPU is in one of them at most.
+fn groups(value: Option<&Bound<'_, PyAny>>, name: &str, cpus: &CpuSet) -> PyResult<Vec<CpuSet>> {
+    let Some(value) = value else {
+        return Ok(Vec::new());
+    };
+    let allowed = "an iterable of iterables of the node's CPUs, each in one at most";
+    let refuse = |error: PyErr| match error.is_instance_of::<PyTypeError>(value.py()) {
+        true => refuse::<PyTypeError>(name, value, allowed),
+        false => refuse::<PyValueError>(name, value, allowed),
+    };
+    let mut left = cpus.clone();
+    let mut groups = Vec::new();
+    for group in value.try_iter().map_err(refuse)? {
+        let group = cpu_set(&group?).map_err(refuse)?;
+        if group.is_empty() || group.intersection(&left) != group {
+            return Err(refuse(PyValueError::new_err(())));
+        }
+        left = left.difference(&group);
+        groups.push(group);
+    }
+    groups.sort_by_key(CpuSet::first);
+    Ok(groups)
+}
+
 /// A NUMA node: CPUs that reach the same memory at the same cost. Immutable, and equal to any node like it.
 ///
 /// ``id`` is the kernel's number of the node (numbers may have gaps), ``cpus`` its online CPUs, ``memory`` its bytes
 /// (0 for none, or not known), ``distances`` how far each node of the machine is, itself included: a dict from
-/// node id to the firmware's unit, in which 10 is no detour and 20 takes twice as long.
+/// node id to the firmware's unit, in which 10 is no detour and 20 takes twice as long. ``cores`` and ``caches`` are its CPUs
+/// by the core they are on and by the last cache they share: lists of lists, empty where that divides nothing.
 ///
 /// >>> import penstock
 /// >>> node = penstock.Node(0, cpus=[0, 1], memory=8 << 30, distances={0: 10})
@@ -70,22 +99,31 @@ pub struct Node {
     node: core::Node,
 }
 
+/// What pickle makes a node of.
+type NewArguments<'py> = ((u32, Vec<u32>, u64, BTreeMap<u32, u32>), Bound<'py, PyDict>);
+
 #[pymethods]
 impl Node {
     #[new]
+    #[pyo3(signature = (id, cpus, memory, distances, *, cores=None, caches=None))]
     fn new(
         id: &Bound<'_, PyAny>,
         cpus: &Bound<'_, PyAny>,
         memory: &Bound<'_, PyAny>,
         distances: &Bound<'_, PyAny>,
+        cores: Option<&Bound<'_, PyAny>>,
+        caches: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let Ok(row) = distances.cast::<PyDict>() else {
             let allowed = "a dict from node id to distance";
             return Err(refuse::<PyTypeError>("distances", distances, allowed));
         };
+        let all = cpu_set(cpus)?;
         let node = core::Node {
             id: small(id, "id", 0, u32::MAX)?,
-            cpus: cpu_set(cpus)?,
+            cores: groups(cores, "cores", &all)?,
+            caches: groups(caches, "caches", &all)?,
+            cpus: all,
             memory_bytes: integer(memory, "memory", 0, u64::MAX)?,
             distances: row
                 .iter()
@@ -95,7 +133,6 @@ impl Node {
                     Ok((id, distance))
                 })
                 .collect::<PyResult<_>>()?,
-            ..core::Node::new(0)
         };
         Ok(Self { node })
     }
@@ -124,16 +161,37 @@ impl Node {
         self.node.distances.clone()
     }
 
+    /// Its CPUs by core: a new list each time. Empty where each is a core by itself.
+    #[getter]
+    fn cores(&self) -> Vec<Vec<u32>> {
+        lists(&self.node.cores)
+    }
+
+    /// Its CPUs by the last cache that they share: a new list each time. Empty where all share one, or each core has its own.
+    #[getter]
+    fn caches(&self) -> Vec<Vec<u32>> {
+        lists(&self.node.caches)
+    }
+
     fn __repr__(&self) -> String {
         let core::Node {
             id,
             cpus,
             memory_bytes,
             distances,
-            ..
+            cores,
+            caches,
         } = &self.node;
-        let cpus = list(cpus);
-        format!("Node(id={id}, cpus={cpus:?}, memory={memory_bytes}, distances={distances:?})")
+        let mut shown = format!(
+            "Node(id={id}, cpus={cpus:?}, memory={memory_bytes}, distances={distances:?}",
+            cpus = list(cpus)
+        );
+        for (name, groups) in [("cores", cores), ("caches", caches)] {
+            if !groups.is_empty() {
+                shown += &format!(", {name}={:?}", lists(groups));
+            }
+        }
+        shown + ")"
     }
 
     fn __copy__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -144,18 +202,15 @@ impl Node {
         slf
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "what pickle asks for: a class and its arguments"
-    )]
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> (Bound<'py, PyType>, (u32, Vec<u32>, u64, BTreeMap<u32, u32>)) {
+    fn __getnewargs_ex__<'py>(slf: &Bound<'py, Self>) -> PyResult<NewArguments<'py>> {
         let node = slf.get();
-        (
-            slf.get_type(),
+        let keywords = PyDict::new(slf.py());
+        keywords.set_item("cores", node.cores())?;
+        keywords.set_item("caches", node.caches())?;
+        Ok((
             (node.id(), node.cpus(), node.memory(), node.distances()),
-        )
+            keywords,
+        ))
     }
 }
 
