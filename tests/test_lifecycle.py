@@ -150,6 +150,44 @@ def test_queued_tasks_never_run_at_exit_and_their_coroutines_are_closed(run_prog
     )
 
 
+@parkings
+def test_exit_with_runtimes_that_nobody_left_waits_for_nothing(run_program: Any, parking: str) -> None:
+    run_program(
+        f"""
+        import penstock
+        from penstock import *
+        gate = Channel()
+        runtimes = [Runtime(workers=2, parking={parking!r}) for _ in range(3)]
+        def parked():
+            try:
+                gate.recv()
+            finally:
+                print("a finally ran")
+        async def aparked():
+            try:
+                await gate.arecv()
+            finally:
+                print("a finally ran")
+        def blocked():
+            go(parked)
+            time.sleep(3600)
+        def busy():
+            while True:
+                sum(range(100))
+        tasks = []
+        for runtime in runtimes:
+            for own_thread in (False, True):
+                for body in (parked, aparked, blocked, busy):
+                    tasks.append(runtime.spawn(body, own_thread=own_thread))
+        wait_until(lambda: gate.stats().recv_waits == 18)
+        runtimes[0].shutdown(wait=False)
+        print("end of main")
+        """,
+        stdout="end of main\n",
+        limit=30.0,
+    )
+
+
 def test_exit_right_after_go_is_silent(run_program: Any) -> None:
     run_program(
         """
@@ -404,6 +442,75 @@ def test_a_forked_task_that_returns_or_raises_ends_the_child(run_program: Any, p
         ),
         stdout="7\nmain ends\n",
     )
+
+
+@parkings
+def test_after_a_fork_each_runtime_starts_anew_when_it_is_used(run_program: Any, parking: str) -> None:
+    """One that was shut down stays so; the parent's go on."""
+    run_program(
+        f"""
+        import penstock, warnings
+        from penstock import *
+        warnings.simplefilter("ignore")
+        gate = Channel(10)
+        used = Runtime(workers=2, parking={parking!r}, name="used")
+        closing, ended = Runtime(workers=1, name="closing"), Runtime(workers=1, name="ended")
+        tasks = [runtime.spawn(gate.recv, own_thread=own) for runtime in (used, closing) for own in (False, True)]
+        tasks.append(go(gate.recv))
+        ended.go(int).result(timeout=30)
+        assert ended.shutdown(timeout=30) and not closing.shutdown(wait=False)
+        wait_until(lambda: gate.stats().recv_waits == 5)
+        child = os.fork()
+        if child == 0:
+            def name():
+                return threading.current_thread().name
+            assert threading.active_count() == 1
+            assert used.go(name).result(timeout=30).startswith("penstock-used-")
+            assert used.spawn(name, own_thread=True).result(timeout=30).startswith("penstock-used-")
+            assert go(name).result(timeout=30).startswith("penstock-")
+            for runtime in (closing, ended):
+                assert runtime.shutdown(timeout=30) is True, "nothing of it is here"
+                try:
+                    runtime.go(int)
+                except RuntimeError:
+                    continue
+                raise AssertionError("taken")
+            assert used.stats().tasks_started == 2
+            assert used.shutdown(timeout=30)
+            sys.exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        for _ in tasks:
+            gate.send(1, timeout=30)
+        assert [task.result(timeout=30) for task in tasks] == [1] * 5
+        assert used.shutdown(timeout=30) and closing.shutdown(timeout=30)
+        print("ok")
+        """,
+        stdout="ok\n",
+    )
+
+
+@pytest.mark.parametrize("colour", ["plain", "async"])
+def test_a_task_with_its_own_thread_may_fork(run_program: Any, colour: str) -> None:
+    run_program(
+        f"""
+        import penstock, warnings
+        warnings.simplefilter("ignore")
+        def forks():
+            child = os.fork()
+            if child == 0:
+                assert penstock.go(int, "7").result(timeout=30) == 7
+                sys.exit(5)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        async def aforks():
+            return forks()
+        function = forks if {colour!r} == "plain" else aforks
+        with penstock.Runtime(workers=1) as runtime:
+            task = runtime.spawn(function, own_thread=True)
+        print(task.result())
+        """,
+        stdout="5\n",
+    )
+
 
 
 @parkings

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import importlib.util
+import os
 import pickle
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,7 +17,7 @@ from typing import Any
 
 import penstock
 import pytest
-from penstock import Cancelled, Channel, Group, Runtime, go
+from penstock import Cancelled, Channel, Group, Node, Runtime, Topology, go
 
 LIMIT = 30.0  # seconds; only a hang reaches it
 
@@ -774,4 +777,152 @@ def test_where_no_thread_is_to_be_had_go_raises_and_later_works(run_program: Any
         """,
         stdout="there is no thread for the task: the system or PENSTOCK_MAX_THREADS allows no more\n" * 2
         + "7 0\n",
+    )
+
+
+# `_testcapi` is not in every interpreter; without the GIL the first allocation of a park is another.
+@pytest.mark.skipif(
+    importlib.util.find_spec("_testcapi") is None or "t" in sys.abiflags,
+    reason="nothing takes the memory away here",
+)
+@pytest.mark.parametrize("call", ["gate.recv()", "penstock.yield_now()"])
+def test_no_memory_for_a_stack_is_an_error_at_the_wait_and_parked_tasks_stay(
+    run_program: Any, call: str
+) -> None:
+    run_program(
+        f"""
+        import _testcapi, penstock
+        penstock.configure(workers=1, parking="fiber")
+        gate = penstock.Channel()
+        parked = [penstock.go(gate.recv) for _ in range(3)]
+        wait_until(lambda: gate.stats().recv_waits == 3)
+        def body():
+            other = penstock.go(int, "7")
+            _testcapi.set_nomemory(0, 1)
+            try:
+                {call}
+            except MemoryError:
+                return other
+            finally:
+                _testcapi.remove_mem_hooks()
+        other = penstock.go(body).result(timeout=30)
+        print(other.result(timeout=30))
+        for i in range(3):
+            gate.send(i, timeout=30)
+        print([task.result(timeout=30) for task in parked])
+        """,
+        stdout="7\n[0, 1, 2]\n",
+    )
+
+
+# NUMA
+
+
+@pytest.fixture
+def made_up() -> Topology:
+    """Two nodes with one CPU each; the second may well not be there."""
+    near = Node(3, cpus=[0], memory=0, distances={3: 10, 8: 21})
+    far = Node(8, cpus=[1], memory=0, distances={3: 21, 8: 10})
+    return Topology([near, far])
+
+
+def test_a_task_for_a_node_runs_and_an_unknown_node_is_refused(made_up: Topology) -> None:
+    with Runtime(workers=2, numa=made_up) as runtime:
+        for node in (3, 8, None):
+            assert runtime.spawn(int, ("7",), node=node).result(timeout=LIMIT) == 7
+            assert runtime.spawn(int, ("7",), node=node, own_thread=True).result(timeout=LIMIT) == 7
+        for unknown in (0, 4, -1, 1 << 70):
+            with pytest.raises(ValueError, match=r"node must be .* \[3, 8\]") as raised:
+                runtime.spawn(int, node=unknown)
+            assert str(unknown) in str(raised.value)
+        with pytest.raises(TypeError, match="node must be"):
+            runtime.spawn(int, node="3")  # type: ignore[call-overload]
+    assert runtime.stats().remote_steals <= runtime.stats().steals
+
+
+def test_with_numa_off_there_is_one_node() -> None:
+    with Runtime(workers=2, numa="off") as runtime:
+        assert runtime.spawn(int, node=0).result(timeout=LIMIT) == 0
+        with pytest.raises(ValueError, match="node must be"):
+            runtime.spawn(int, node=1)
+
+
+def test_a_node_that_loses_its_workers_loses_none_of_its_tasks(made_up: Topology) -> None:
+    with Runtime(workers=4, numa=made_up) as runtime:
+        for workers in (1, 4, 1, 2) * 5:
+            tasks = [runtime.spawn(int, node=node) for node in (3, 8) * 20]
+            runtime.workers = workers
+            for task in tasks:
+                task.result(timeout=LIMIT)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no thread to a CPU")
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_pinned_workers_run_on_their_core_and_the_caller_stays_where_it_was(
+    run_program: Any, how: str
+) -> None:
+    run_program(
+        f"""
+        import penstock
+        def cores(cpus):
+            for cpu in cpus:
+                try:
+                    with open(f"/sys/devices/system/cpu/cpu{{cpu}}/topology/thread_siblings_list") as file:
+                        parts = [part.split("-") for part in file.read().strip().split(",")]
+                    yield {{cpu for first, *last in parts for cpu in range(int(first), int((last or [first])[0]) + 1)}}
+                except OSError:
+                    yield {{cpu}}
+        mine = os.sched_getaffinity(0)
+        with penstock.Runtime(workers=1, pin="core" if {how!r} == "argument" else None) as runtime:
+            bound = runtime.go(os.sched_getaffinity, 0).result(timeout=30)
+            alone = runtime.spawn(os.sched_getaffinity, (0,), own_thread=True).result(timeout=30)
+        core = next(core for core in cores(mine) if bound <= core)
+        assert bound == alone == core & mine, (bound, alone, core, mine)
+        assert os.sched_getaffinity(0) == mine, "the thread that asked is where it was"
+        print("ok")
+        """,
+        stdout="ok\n",
+        env={"PENSTOCK_PIN": "core"} if how == "environment" else {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("numa", "on"), ("numa", None), ("pin", "socket"), ("pin", True)]
+)
+def test_a_bad_placement_is_named(argument: str, value: Any) -> None:
+    arguments: dict[str, Any] = {argument: value}
+    with pytest.raises((TypeError, ValueError)) as raised:
+        Runtime(**arguments)
+    assert argument in str(raised.value)
+    assert repr(value) in str(raised.value)
+
+
+@pytest.mark.parametrize("variable", ["PENSTOCK_NUMA", "PENSTOCK_PIN"])
+def test_a_bad_placement_variable_is_named(run_program: Any, variable: str) -> None:
+    run_program(
+        f"""
+        import penstock
+        try:
+            penstock.go(int)
+        except ValueError as error:
+            assert {variable!r} in str(error) and "sideways" in str(error), error
+            print("refused")
+        """,
+        stdout="refused\n",
+        env={variable: "sideways"},
+    )
+
+
+def test_numa_can_be_turned_off_by_the_environment(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock
+        try:
+            penstock.default_runtime().spawn(int, node=penstock.Topology.detect().nodes[0].id + 1)
+        except ValueError as error:
+            assert "[0]" in str(error), error
+            print("one node")
+        """,
+        stdout="one node\n",
+        env={"PENSTOCK_NUMA": "off"},
     )

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Config, Host, Machine, STALL_AFTER, Scheduler, Stack,
+    Config, Host, Machine, Refused, STALL_AFTER, Scheduler, Stack,
     idle::{Mission, Place},
     machine::{FAIRNESS_TURNS, Next},
     queue::Queue,
@@ -105,6 +105,7 @@ fn on(layout: Layout, fibers: bool) -> &'static Scheduler {
     });
     // Ordering: Relaxed, one thread.
     scheduler.monitor_started.store(true, Ordering::Relaxed);
+    scheduler.has_thread.store(true, Ordering::Relaxed); // a machine of the test, which submits from outside
     scheduler
 }
 
@@ -748,4 +749,100 @@ fn a_node_without_a_worker_has_its_tasks_run_at_its_home() {
     let (machine, worker) = machine(scheduler);
     let task = submit_to(scheduler, 1);
     assert!(matches!(machine.find(worker), Some(Next::Task(found)) if found == task));
+}
+
+// ---- workers that come and go ----
+
+fn free(scheduler: &'static Scheduler) -> usize {
+    scheduler.idle.lock().free.len()
+}
+
+#[test]
+fn workers_that_are_added_are_free_and_those_that_go_are_used_again() {
+    let scheduler = scheduler(4);
+    scheduler.set_workers(1);
+    let searchers = started().len(); // one is woken to look around
+    assert_eq!((scheduler.slots.len(), free(scheduler)), (1, 1 - searchers));
+    scheduler.set_workers(3);
+    let searchers = searchers + started().len();
+    assert_eq!((scheduler.slots.len(), free(scheduler)), (3, 3 - searchers));
+    assert_eq!(scheduler.idle.lock().pool.len(), 1);
+    assert!(scheduler.slots.iter().all(|worker| !worker.is_orphaned()));
+}
+
+#[test]
+fn a_worker_that_goes_leaves_its_tasks_and_its_timers_to_others() {
+    let scheduler = scheduler(2);
+    let (one, worker) = machine(scheduler);
+    let (goes, gone) = if worker.slot == 1 {
+        (one, worker)
+    } else {
+        machine(scheduler)
+    };
+    gone.queue.push(task(scheduler)).unwrap();
+    let waiter: &'static Waiter = Box::leak(Box::new(Waiter::new(&NOBODY)));
+    let epoch = waiter.arm();
+    // SAFETY: leaked.
+    let waiter = unsafe { WaiterRef::retain(NonNull::from(waiter)) };
+    gone.timers
+        .push(Instant::now() + Duration::from_secs(1000), waiter, epoch);
+    scheduler.set_workers(1);
+    assert!(gone.is_orphaned() && gone.queue.is_empty() && gone.timers.next().is_none());
+    assert!(scheduler.slots.first().timers.next().is_some());
+    assert_eq!(scheduler.nodes[0].injector.len(), 1);
+    // Its machine gives it up at its next turn.
+    scheduler.retire(goes.take_worker());
+    assert!(scheduler.idle.lock().orphans.is_empty());
+}
+
+#[test]
+fn a_worker_that_is_added_goes_to_a_machine_that_waits() {
+    let scheduler = scheduler(2);
+    let machines = [machine(scheduler), machine(scheduler)];
+    scheduler.set_workers(1);
+    let (goes, _) = machines[usize::from(machines[1].1.slot == 1)];
+    scheduler.retire(goes.take_worker());
+    let waits = waiting(scheduler);
+    scheduler.set_workers(2);
+    assert_eq!(place(waits), Place::Awake);
+    assert!(waits.sound_worker().is_some());
+}
+
+#[test]
+fn a_worker_that_goes_is_taken_from_a_machine_that_sleeps_with_it() {
+    let scheduler = scheduler(2);
+    let machines = [machine(scheduler), machine(scheduler)];
+    for (machine, worker) in machines {
+        worker.set_idle(&mut scheduler.idle.lock(), true);
+        put(machine, Place::Sleeping);
+    }
+    scheduler.set_workers(1);
+    let (goes, _) = machines[usize::from(machines[1].1.slot == 1)];
+    assert_eq!(place(goes), Place::Spare);
+    assert!(scheduler.idle.lock().orphans.is_empty());
+}
+
+#[test]
+fn where_no_thread_is_to_be_had_the_first_task_is_refused_and_nothing_counted() {
+    let scheduler = scheduler(1);
+    scheduler.has_thread.store(false, Ordering::Relaxed); // Ordering: Relaxed, one thread.
+    for _ in 0..3 {
+        instead_of_a_thread(|_| {});
+        // SAFETY: alive and new.
+        let refused = unsafe { scheduler.submit(task(scheduler)) };
+        assert_eq!(refused, Err(Refused::NoThread));
+        instead_of_a_thread(|_| {});
+        // SAFETY: alive and new.
+        let refused = unsafe { scheduler.submit_alone(None, task(scheduler)) };
+        assert_eq!(refused, Err(Refused::NoThread));
+    }
+    assert_eq!(scheduler.totals().spawned, 0);
+    assert_eq!(
+        scheduler.machines.lock().len(),
+        1,
+        "one machine is tried again and again"
+    );
+    // SAFETY: alive and new.
+    unsafe { scheduler.submit(task(scheduler)) }.expect("there is a thread");
+    assert_eq!(started().len(), 1);
 }
