@@ -8,7 +8,18 @@ from __future__ import annotations
 
 # Before all others: it refuses where they cannot work.
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
-from penstock._core import Channel, Task, __version__, asleep, build_profile, go, sleep, yield_now
+from penstock._core import (
+    Channel,
+    Task,
+    __version__,
+    ablocking,
+    asleep,
+    blocking,
+    build_profile,
+    go,
+    sleep,
+    yield_now,
+)
 from penstock.channel import ChannelStats
 from penstock.exceptions import Cancelled, ChannelClosed, Empty, Full, PenstockError
 from penstock.group import Group
@@ -34,7 +45,9 @@ __all__ = [
     "Task",
     "Topology",
     "__version__",
+    "ablocking",
     "asleep",
+    "blocking",
     "buffers",
     "configure",
     "default_runtime",

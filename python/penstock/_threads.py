@@ -1,4 +1,4 @@
-"""The threads that run tasks."""
+"""The threads that run tasks and blocking calls."""
 
 from __future__ import annotations
 
@@ -15,4 +15,11 @@ def start(machine: int, number: int) -> None:
     """
     threading.Thread(
         target=_core._machine_main, args=(machine,), name=f"penstock-{number}", daemon=True
+    ).start()
+
+
+def start_blocking(number: int) -> None:
+    """Start the thread for blocking calls with that number: a `threading.Thread` and a daemon, as above."""
+    threading.Thread(
+        target=_core._blocking_main, args=(number,), name=f"penstock-blocking-{number}", daemon=True
     ).start()

@@ -2,6 +2,7 @@
 //!
 //! It converts, calls the core and converts back; it holds no algorithm.
 
+mod blocking;
 mod boundary;
 mod callback;
 mod caller;
@@ -63,6 +64,7 @@ mod _core {
         crate::hot::add_functions(module, &crate::task::FUNCTIONS)?;
         crate::hot::add_functions(module, &crate::runtime::FUNCTIONS)?;
         crate::hot::add_functions(module, &crate::fiber::FUNCTIONS)?;
+        crate::hot::add_functions(module, &crate::blocking::FUNCTIONS)?;
         crate::hot::add_methods(&py.get_type::<TaskObject>(), &crate::task::METHODS)?;
         crate::hot::add_methods(&py.get_type::<ChannelObject>(), &crate::channel::METHODS)?;
         // PyO3 lists what it exported itself; the package's own `__all__` says what is public.

@@ -24,6 +24,7 @@ use pyo3::{
 };
 
 use crate::{
+    blocking,
     boundary::{self, Caller},
     convert::{Patience, parse, seconds},
     error::{Raised, raise},
@@ -529,6 +530,7 @@ pub fn _after_fork_in_child() {
     fork::entered_child();
     Machine::forget_current();
     boundary::forget_thread();
+    blocking::forget_pool();
     // Ordering: Relaxed, the process has a single thread.
     DEFAULT.store(ptr::null_mut(), Ordering::Relaxed);
     OVER.store(false, Ordering::Relaxed);

@@ -30,6 +30,7 @@ use pyo3::{
 };
 
 use crate::{
+    blocking,
     boundary::{raise_interrupt, running_task},
     channel::ChannelObject,
     convert::Patience,
@@ -47,6 +48,8 @@ enum What {
         iterates: bool,
     },
     Join(Take),
+    /// A call of the blocking pool, made by the first step and joined.
+    Call,
     Sleep,
     Yield,
 }
@@ -83,7 +86,7 @@ enum LeftEntry {
 /// The Rust part of the object.
 struct Operation {
     what: What,
-    /// The channel or the task; null for a sleep.
+    /// The channel, the task, or the call; null for a sleep.
     subject: *mut ffi::PyObject,
     patience: Patience,
     state: State,
@@ -144,6 +147,15 @@ pub fn join(task: &Bound<'_, TaskObject>, take: Take, patience: Patience) -> PyR
         let object = new(What::Join(take), task.as_ptr(), patience);
         Bound::from_owned_ptr_or_err(py, object).map(Bound::unbind)
     }
+}
+
+/// `ablocking(fn)`.
+///
+/// # Safety
+/// Attached; `call` is one of `blocking`'s.
+pub unsafe fn new_call(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: alive, by the caller's promise.
+    unsafe { new(What::Call, call, Patience::Forever) }
 }
 
 /// `channel.asend(value)`.
@@ -308,6 +320,13 @@ impl Operation {
             self.state = State::Yielded;
             return Ok(marker(&YIELDED));
         }
+        if matches!(self.what, What::Call) {
+            if task.core().cancel_pending() || task.interrupts().pending() {
+                return Err(raise_interrupt(py, Some(task.core()), task.interrupts()));
+            }
+            // SAFETY: alive, the operation holds it, and this is its first step.
+            unsafe { blocking::submit(py, self.subject)? };
+        }
         let wait = match self.begin(py, task)? {
             Begun::Done(value) => return Ok(Step::Return(value)),
             Begun::Waiting(wait) => wait,
@@ -336,7 +355,15 @@ impl Operation {
         unsafe { ChannelObject::from_object(self.subject) }
     }
 
-    /// The task of a join, as above.
+    /// What a join asks of its task.
+    fn take(&self) -> Take {
+        match self.what {
+            What::Join(take) => take,
+            _ => Take::Result,
+        }
+    }
+
+    /// The task of a join, or the call, as above.
     fn joined<'a>(&self) -> &'a TaskObject {
         // SAFETY: a join has a task, which it keeps alive.
         unsafe { TaskObject::from_object(self.subject) }
@@ -367,13 +394,12 @@ impl Operation {
                 Err(TryRecvError::Empty) => Ok(None),
                 Err(TryRecvError::Closed) => Err(self.closed(py)),
             },
-            What::Join(take) => {
-                let take = *take;
+            What::Join(_) | What::Call => {
                 let task = self.joined();
                 if !task.core().is_done() {
                     return Ok(None);
                 }
-                let value = task.take(py, take);
+                let value = task.take(py, self.take());
                 if value.is_null() {
                     Err(Raised)
                 } else {
@@ -408,12 +434,11 @@ impl Operation {
                 BeginRecv::Closed => Err(self.closed(py)),
                 BeginRecv::Waiting(entry) => waiting(entry.epoch, LeftEntry::Value(entry)),
             },
-            What::Join(take) => {
-                // SAFETY: a join has a task, which it keeps alive.
-                let joined = unsafe { TaskObject::from_object(subject) };
+            What::Join(_) | What::Call => {
+                let joined = self.joined();
                 match joined.begin_join(&waiter) {
                     BeginJoin::Done => {
-                        let value = joined.take(py, *take);
+                        let value = joined.take(py, self.take());
                         if value.is_null() {
                             return Err(Raised);
                         }
@@ -501,8 +526,11 @@ impl Operation {
                 PyResult::Ok(py.import("penstock._loops")?.getattr("wait")?.unbind())
             })?;
             let (task, seconds) = match self.what {
-                // SAFETY: alive, the operation holds it.
-                What::Join(_) => (unsafe { Bound::from_borrowed_ptr(py, self.subject) }, None),
+                What::Join(_) | What::Call => {
+                    // SAFETY: alive, the operation holds it.
+                    let joined = unsafe { Bound::from_borrowed_ptr(py, self.subject) };
+                    (joined, None)
+                }
                 What::Sleep | What::Yield => (py.None().into_bound(py), Some(0.0)),
                 What::Send(_) | What::Recv { .. } => {
                     return Err(PyRuntimeError::new_err(
@@ -520,6 +548,10 @@ impl Operation {
             Ok(unsafe { Object::steal(iterator.into_ptr()) })
         };
         let iterator = in_loop().map_err(|error| raise(py, error))?;
+        if matches!(self.what, What::Call) {
+            // SAFETY: as in `start`.
+            unsafe { blocking::submit(py, self.subject)? };
+        }
         // SAFETY: as for this function.
         unsafe { self.delegate(py, iterator, ffi::Py_None()) }
     }
@@ -543,7 +575,7 @@ impl Operation {
                 // SAFETY: a strong reference.
                 drop(unsafe { Object::steal(result) });
                 match self.what {
-                    What::Join(_) => match self.try_now(py)? {
+                    What::Join(_) | What::Call => match self.try_now(py)? {
                         Some(value) => Ok(Step::Return(value)),
                         None => Err(self.timed_out(py)),
                     },
@@ -556,6 +588,10 @@ impl Operation {
 
     /// The operation is dropped, or its coroutine is closed, while it waits.
     fn abandon(&mut self) {
+        if matches!(self.what, What::Call) {
+            // SAFETY: alive, the operation holds it.
+            unsafe { blocking::abandon(self.subject) };
+        }
         if let State::Waiting(wait) = std::mem::replace(&mut self.state, State::Over) {
             // SAFETY: the task outlives its coroutine, which holds this.
             let waiter = unsafe { (*self.task).core().waiter() };

@@ -18,7 +18,7 @@ pub static FUNCTIONS: [Definition; 3] = [
     Definition::fast(c"go", go, GO_DOC),
     Definition::fast(
         c"_new_task",
-        new_unsubmitted,
+        new_task_entry,
         c"_new_task(fn, /, *args, **kwargs)\n--\n\nMakes a task that `_submit` starts.",
     ),
     Definition::one_arg(
@@ -78,14 +78,14 @@ The awaitable form of `exception`.\n";
 
 /// `go(fn, *args, **kwargs)`.
 unsafe extern "C-unwind" fn go(
-    module: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the arguments of a vectorcall; a task that was just made is submitted once.
     unsafe {
-        let task = new_unsubmitted(module, arguments, count, keywords);
+        let task = new_unsubmitted("go", arguments, count, keywords);
         if !task.is_null() {
             submit(task);
         }
@@ -93,20 +93,32 @@ unsafe extern "C-unwind" fn go(
     }
 }
 
-unsafe extern "C-unwind" fn new_unsubmitted(
+unsafe extern "C-unwind" fn new_task_entry(
     _: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython, attached, with `count` arguments and then one per keyword.
+    // SAFETY: the arguments of a vectorcall.
+    unsafe { new_unsubmitted("go", arguments, count, keywords) }
+}
+
+/// Makes a task of the arguments of `function`; null with an exception set if they are not right.
+///
+/// # Safety
+/// Attached, with the arguments of a vectorcall.
+pub unsafe fn new_unsubmitted(
+    function: &str,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: attached, with `count` arguments and then one per keyword.
     unsafe {
         let py = Python::assume_attached();
         if count < 1 {
-            raise(
-                py,
-                PyTypeError::new_err("go() missing required argument 'fn'"),
-            );
+            let message = format!("{function}() missing required argument 'fn'");
+            raise(py, PyTypeError::new_err(message));
             return ptr::null_mut();
         }
         let scheduler = match Machine::current() {
@@ -166,7 +178,7 @@ unsafe extern "C-unwind" fn submit_entry(
 ///
 /// # Safety
 /// In a raw entry, with nothing that has a destructor alive.
-unsafe fn wait_done(
+pub unsafe fn wait_done(
     py: Python<'_>,
     task: &TaskObject,
     patience: Patience,

@@ -12,7 +12,7 @@ mod entries;
 mod memory;
 mod run;
 
-pub use entries::{FUNCTIONS, METHODS};
+pub use entries::{FUNCTIONS, METHODS, new_unsubmitted, wait_done};
 pub use memory::{collection_begins, load, rest};
 
 use std::{
@@ -209,7 +209,7 @@ impl TaskObject {
     }
 
     /// Sets a new reference to the result, or raises.
-    fn take_result(&self, py: Python<'_>) -> *mut ffi::PyObject {
+    pub fn take_result(&self, py: Python<'_>) -> *mut ffi::PyObject {
         let Some((end, result)) = self.outcome() else {
             raise(py, PyRuntimeError::new_err("the task is not done"));
             return ptr::null_mut();
@@ -267,6 +267,11 @@ impl TaskObject {
         }
     }
 
+    /// Nobody will ask for the exception, and nobody is to see it.
+    pub fn forget_exception(&self) {
+        self.retrieved.store(true, Ordering::Relaxed); // Ordering: Relaxed, as in `take_result`.
+    }
+
     fn number(&self) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // Ordering: Relaxed throughout, numbers are only unique.
@@ -297,11 +302,12 @@ impl TaskObject {
         self.core.finish_join(entry);
     }
 
-    /// Stores how it ended, lets go of everything else, wakes who waits, and drops the task's own reference.
+    /// Stores how it ended, lets go of everything else, wakes who waits, and drops the task's own reference. `machine`
+    /// is the one that ran it, unless it was a call of the blocking pool.
     ///
     /// # Safety
     /// Called by whoever runs the task, once; `result` is a strong reference, given away here.
-    unsafe fn finish(&self, machine: &Machine, end: End, result: *mut ffi::PyObject) {
+    unsafe fn finish(&self, machine: Option<&Machine>, end: End, result: *mut ffi::PyObject) {
         // SAFETY: the caller runs the task, so it is the one user of the fields.
         unsafe {
             let fields = self.fields();
@@ -311,7 +317,9 @@ impl TaskObject {
                 ffi::PyObject_GC_Track(self.object().cast());
             }
             self.let_go();
-            machine.counters().finished.add(1); // before anyone who waits for it can look
+            if let Some(machine) = machine {
+                machine.counters().finished.add(1); // before anyone who waits for it can look
+            }
             self.core.finish();
             ffi::Py_DECREF(self.object());
         }
