@@ -24,6 +24,7 @@ from penstock.channel import ChannelStats
 from penstock.exceptions import Cancelled, ChannelClosed, Empty, Full, PenstockError
 from penstock.group import Group
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
+from penstock.pinned import pinned
 from penstock.runtime import RuntimeStats, configure, default_runtime
 from penstock.topology import CpuBudget, Node, Topology
 
@@ -52,6 +53,7 @@ __all__ = [
     "configure",
     "default_runtime",
     "go",
+    "pinned",
     "sleep",
     "yield_now",
 ]

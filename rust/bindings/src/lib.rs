@@ -17,6 +17,7 @@ mod interrupt;
 mod memory;
 mod object;
 mod operation;
+mod pinned;
 mod runtime;
 mod task;
 mod topology;
@@ -42,6 +43,7 @@ mod _core {
         caller::CallerObject,
         channel::ChannelObject,
         memory::{Buffer, BufferPool, BufferStats},
+        pinned::{_pin, _unpin},
         runtime::{
             _after_fork_in_child, _at_exit, _configure, _frames_match, _runtime_state,
             _runtime_stats, _uses_fibers, build_profile,
