@@ -22,6 +22,7 @@ from penstock._core import (
 )
 from penstock.channel import ChannelStats
 from penstock.exceptions import Cancelled, ChannelClosed, Empty, Full, PenstockError
+from penstock.executor import Executor
 from penstock.group import Group
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
 from penstock.pinned import pinned
@@ -38,6 +39,7 @@ __all__ = [
     "ChannelStats",
     "CpuBudget",
     "Empty",
+    "Executor",
     "Full",
     "Group",
     "Node",
