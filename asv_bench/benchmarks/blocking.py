@@ -1,13 +1,11 @@
 """What a call on another thread costs that is waited for, beside ThreadPoolExecutor's.
 
-Each side is a function of a count that returns the nanoseconds it took, its loop included. A call does nothing:
-what is left is the way there and back.
+Each side is a function of a count that returns the nanoseconds it took, its loop included. A call does
+nothing: what is left is the way there and back.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns as now
-
-from .versions import needs
 
 
 def round_trips(call, count):
@@ -86,6 +84,8 @@ class Call:
     param_names = ("side",)
 
     def setup(self, side):
+        from .versions import needs
+
         needs("blocking", "Executor")
         SIDES[side](100)
 
