@@ -47,7 +47,8 @@ const IDLE_TIME: Duration = Duration::from_secs(10);
 #[derive(Default)]
 struct Pool(Mutex<State>);
 
-// SAFETY: the calls are references that attached threads alone touch, the parkers are on the heap, see `rest`.
+// SAFETY: the calls are references that attached threads alone touch; a parker is on the heap, and there while it is
+// listed.
 unsafe impl Send for Pool {}
 // SAFETY: as above.
 unsafe impl Sync for Pool {}
