@@ -253,8 +253,9 @@ def test_a_task_that_ends_inside_is_pinned_no_more() -> None:
     blocks: list[penstock.pinned.Pinned] = []  # type: ignore[name-defined,unused-ignore]
 
     async def body() -> None:
-        blocks.append(pinned())
-        blocks[-1].__enter__()
+        block = pinned()
+        block.__enter__()
+        blocks.append(block)
         await asleep(0.0001)
 
     for task in [go(body) for _ in range(100)]:
