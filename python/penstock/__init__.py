@@ -9,11 +9,24 @@ from __future__ import annotations
 # Before all others: it refuses where they cannot work.
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
 from penstock import _deadlock, _debug
-from penstock._core import Channel, Task, __version__, asleep, build_profile, go, sleep, yield_now
+from penstock._core import (
+    Channel,
+    Task,
+    __version__,
+    ablocking,
+    asleep,
+    blocking,
+    build_profile,
+    go,
+    sleep,
+    yield_now,
+)
 from penstock.channel import ChannelStats
 from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full, PenstockError
+from penstock.executor import Executor
 from penstock.group import Group
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
+from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.topology import CpuBudget, Node, Topology
 
@@ -28,6 +41,7 @@ __all__ = [
     "CpuBudget",
     "Deadlock",
     "Empty",
+    "Executor",
     "Full",
     "Group",
     "Node",
@@ -37,11 +51,14 @@ __all__ = [
     "Task",
     "Topology",
     "__version__",
+    "ablocking",
     "asleep",
+    "blocking",
     "buffers",
     "configure",
     "default_runtime",
     "go",
+    "pinned",
     "sleep",
     "yield_now",
 ]

@@ -1,4 +1,4 @@
-"""The threads that run tasks."""
+"""The threads that run tasks and blocking calls."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ def start(machine: int, name: str) -> None:
     for no task.
     """
     RuntimeThread(target=_core._machine_main, args=(machine,), name=name, daemon=True).start()
+
+
+def start_blocking(number: int) -> None:
+    """Start the thread for blocking calls with that number: a daemon as above."""
+    RuntimeThread(
+        target=_core._blocking_main, args=(number,), name=f"penstock-blocking-{number}", daemon=True
+    ).start()

@@ -233,7 +233,7 @@ impl Caller {
 
     /// Whether somebody wants to interrupt the next wait.
     #[inline]
-    fn interrupt_pending(&self) -> bool {
+    pub fn interrupt_pending(&self) -> bool {
         let asked = match self {
             // SAFETY: alive during its own call.
             Caller::Task { task, .. } => unsafe { task.as_ref() }.core().cancel_pending(),

@@ -2,6 +2,7 @@
 //!
 //! It converts, calls the core and converts back; it holds no algorithm.
 
+mod blocking;
 mod boundary;
 mod callback;
 mod caller;
@@ -18,6 +19,7 @@ mod interrupt;
 mod memory;
 mod object;
 mod operation;
+mod pinned;
 mod runtime;
 mod stall;
 mod task;
@@ -46,6 +48,7 @@ mod _core {
         deadlock::{_look_for_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
         memory::{Buffer, BufferPool, BufferStats},
+        pinned::{_pin, _unpin},
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
         task::TaskObject,
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
@@ -67,6 +70,7 @@ mod _core {
             crate::hot::add_functions(module, functions)?;
         }
         crate::hot::add_functions(module, &crate::fiber::FUNCTIONS)?;
+        crate::hot::add_functions(module, &crate::blocking::FUNCTIONS)?;
         crate::hot::add_methods(&py.get_type::<TaskObject>(), &crate::task::METHODS)?;
         crate::hot::add_methods(
             &py.get_type::<RuntimeObject>(),

@@ -15,8 +15,11 @@ use loom::{
     sync::{Condvar, Mutex},
     thread,
 };
-use model_host::{explore, go, park, scheduler};
-use penstock_core::wait::{Epoch, Outcome, WaiterRef};
+use model_host::{explore, go, go_steps, park, running, scheduler};
+use penstock_core::{
+    scheduler::Machine,
+    wait::{Epoch, Outcome, WaiterRef},
+};
 
 /// Where a task that parks leaves its wait, for who is to end it.
 #[derive(Clone)]
@@ -175,6 +178,58 @@ fn two_machines_take_turns_with_one_worker() {
         for task in parked {
             task.join(&me);
         }
+        scheduler.shut_down();
+    });
+}
+
+/// It pins itself, parks, and looks where it goes on; `ends` is what it does last.
+fn pinned(mailbox: Mailbox, ends: impl Fn(&'static Machine) + Send) -> impl FnMut() -> bool + Send {
+    let mut home: Option<usize> = None;
+    move || {
+        let (machine, task, waiter) = running();
+        if let Some(home) = home {
+            assert_eq!(machine.id, home);
+            ends(machine);
+            return false;
+        }
+        home = Some(machine.id);
+        // SAFETY: in its step.
+        unsafe { machine.pin(task) };
+        let epoch = waiter.arm();
+        mailbox.put(waiter, epoch);
+        true
+    }
+}
+
+#[test]
+fn a_pinned_coroutine_woken_while_it_leaves_its_step_goes_on_on_its_machine() {
+    explore(3, || {
+        let scheduler = scheduler(1);
+        let me = waiter();
+        let mailbox = Mailbox::new();
+        let task = go_steps(scheduler, pinned(mailbox.clone(), |_| ()));
+        mailbox.wake();
+        task.join(&me);
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn a_pinned_coroutine_whose_machine_gives_its_worker_away_goes_on_there() {
+    explore(2, || {
+        let scheduler = scheduler(1);
+        let me = waiter();
+        let mailbox = Mailbox::new();
+        let unpin = |machine: &'static Machine| {
+            let (_, task, _) = running();
+            // SAFETY: in its step, and it is pinned.
+            unsafe { machine.unpin(task) };
+        };
+        let task = go_steps(scheduler, pinned(mailbox.clone(), unpin));
+        let other = go(scheduler, || ());
+        other.join(&me);
+        mailbox.wake();
+        task.join(&me);
         scheduler.shut_down();
     });
 }

@@ -324,6 +324,57 @@ fn a_coroutine_is_never_entered_twice_nor_forgotten(way: Way) {
     });
 }
 
+fn a_pinned_coroutine_stays_on_its_thread(way: Way) {
+    on_one(way, 100, move |runtime| {
+        const TURNS: usize = 20;
+        let mut threads = Vec::new();
+        let mut tasks = Vec::new();
+        for _ in 0..3 {
+            let (armed, is_armed) = mpsc::channel();
+            let (mut turn, mut home) = (0, None);
+            tasks.push(runtime.go_steps(move |me| {
+                turn += 1;
+                if home.is_none() {
+                    me.pin();
+                    me.pin();
+                    home = Some(thread::current().id());
+                    me.unpin();
+                }
+                assert_eq!(home, Some(thread::current().id()), "it is still pinned");
+                if turn == TURNS {
+                    return Step::Done; // pinned to its end
+                }
+                if turn == TURNS / 2 {
+                    me.unpin();
+                    home = None;
+                }
+                if turn.is_multiple_of(3) {
+                    return Step::Yield;
+                }
+                let waiter = me.waiter();
+                let epoch = waiter.arm();
+                armed.send((waiter, epoch)).unwrap();
+                Step::Park
+            }));
+            threads.push(outside(move || {
+                while let Ok((waiter, epoch)) = gil::without(|| is_armed.recv()) {
+                    let claim = waiter.claim(epoch).expect("nobody else claims");
+                    claim.complete(Outcome::Handed);
+                }
+            }));
+        }
+        // Beside them, what wants the same threads.
+        let (there, back): (Ch<usize>, Ch<usize>) = (channel(0), channel(0));
+        let others = (Arc::clone(&there), Arc::clone(&back));
+        let left = runtime.go(move || relay(&back, &there, TURNS, true));
+        let right = runtime.go(move || relay(&others.0, &others.1, TURNS, false));
+        left.join();
+        right.join();
+        join_all(tasks);
+        threads.into_iter().for_each(Outside::join);
+    });
+}
+
 fn a_task_that_yields_lets_others_run(way: Way) {
     on_one(way, 100, |runtime| {
         let flag = Arc::new(AtomicUsize::new(0));
@@ -1039,6 +1090,7 @@ in_every_way! {
     many_to_one_and_back_ends
     wakes_from_other_threads_arrive
     a_coroutine_is_never_entered_twice_nor_forgotten
+    a_pinned_coroutine_stays_on_its_thread
     a_task_that_yields_lets_others_run
     a_cancelled_wait_ends_once
     a_blocked_thread_does_not_delay_queued_tasks

@@ -17,12 +17,16 @@ use std::{
 
 use penstock_core::wait::Entry;
 use pyo3::{
+    exceptions::PyRuntimeError,
     ffi::{self, PySendResult},
     prelude::*,
 };
 
 use super::{Operation, Room, State, Step, What};
-use crate::{error::Raised, object::Object};
+use crate::{
+    error::{Raised, raise},
+    object::Object,
+};
 
 #[repr(C)]
 struct OperationObject {
@@ -183,12 +187,25 @@ unsafe fn step(object: *mut ffi::PyObject, argument: *mut ffi::PyObject) -> Resu
     // SAFETY: called by CPython on an operation.
     unsafe {
         let this = operation(object);
-        let stepped = this.step(Python::assume_attached(), argument);
+        let py = Python::assume_attached();
+        let stepped = this.step(py, argument);
+        if stepped.is_err() && ffi::PyErr_ExceptionMatches(ffi::PyExc_StopIteration) != 0 {
+            return Err(refuse_stop_iteration(py));
+        }
         if matches!(this.state, State::Delegated(_)) && ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());
         }
         stepped
     }
+}
+
+/// A `StopIteration` that a task raised would look like the end of the `await`, with its value for the result. As
+/// where a coroutine raises one itself (PEP 479), it becomes the cause of a `RuntimeError`.
+#[cold]
+fn refuse_stop_iteration(py: Python<'_>) -> Raised {
+    let error = PyRuntimeError::new_err("what was awaited raised StopIteration");
+    error.set_cause(py, PyErr::take(py));
+    raise(py, error)
 }
 
 unsafe extern "C-unwind" fn send(

@@ -34,6 +34,7 @@ use pyo3::{
 };
 
 use crate::{
+    blocking,
     boundary::{raise_interrupt, running_task},
     channel::ChannelObject,
     convert::Patience,
@@ -55,6 +56,8 @@ enum What {
     Join(Take),
     /// A buffer of so many bytes.
     Acquire(usize),
+    /// A call of the blocking pool, made by the first step and joined.
+    Call,
     Sleep,
     Yield,
 }
@@ -66,6 +69,7 @@ impl What {
             What::Send(_) => "Channel.asend()",
             What::Recv { .. } => "Channel.arecv()",
             What::Join(_) => "the await of a task",
+            What::Call => "penstock.ablocking()",
             What::Acquire(_) => "BufferPool.aacquire()",
             What::Sleep | What::Yield => "penstock.asleep()",
         }
@@ -112,7 +116,7 @@ type Room = NonNull<MaybeUninit<Entry<Object>>>;
 /// The Rust part of the object.
 struct Operation {
     what: What,
-    /// The channel, the task or the pool; null for a sleep.
+    /// The channel, the task, the pool, or the call; null for a sleep.
     subject: *mut ffi::PyObject,
     patience: Patience,
     state: State,
@@ -177,6 +181,15 @@ pub fn join(task: &Bound<'_, TaskObject>, take: Take, patience: Patience) -> PyR
         let object = new(What::Join(take), task.as_ptr(), patience);
         Bound::from_owned_ptr_or_err(py, object).map(Bound::unbind)
     }
+}
+
+/// `ablocking(fn)`.
+///
+/// # Safety
+/// Attached; `call` is one of `blocking`'s.
+pub unsafe fn new_call(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: alive, by the caller's promise.
+    unsafe { new(What::Call, call, Patience::Forever) }
 }
 
 /// `channel.asend(value)`.
@@ -387,6 +400,13 @@ impl Operation {
                            drop it, first";
             return Err(raise(py, PyRuntimeError::new_err(message)));
         }
+        if matches!(self.what, What::Call) {
+            if task.core().cancel_pending() || task.interrupts().pending() {
+                return Err(raise_interrupt(py, Some(task.core()), task.interrupts()));
+            }
+            // SAFETY: alive, the operation holds it, and this is its first step.
+            unsafe { blocking::submit(py, self.subject)? };
+        }
         let wait = match self.begin(py, task)? {
             Begun::Done(value) => return Ok(Step::Return(value)),
             Begun::Waiting(wait) => wait,
@@ -425,6 +445,15 @@ impl Operation {
     }
 
     /// The task of a join, as above.
+    /// What a join asks of its task.
+    fn take(&self) -> Take {
+        match self.what {
+            What::Join(take) => take,
+            _ => Take::Result,
+        }
+    }
+
+    /// The task of a join, or the call, as above.
     fn joined<'a>(&self) -> &'a TaskObject {
         // SAFETY: a join has a task, which it keeps alive.
         unsafe { TaskObject::from_object(self.subject) }
@@ -455,13 +484,12 @@ impl Operation {
                 Err(TryRecvError::Empty) => Ok(None),
                 Err(TryRecvError::Closed) => Err(self.closed(py)),
             },
-            What::Join(take) => {
-                let take = *take;
+            What::Join(_) | What::Call => {
                 let task = self.joined();
                 if !task.core().is_done() {
                     return Ok(None);
                 }
-                let value = task.take(py, take);
+                let value = task.take(py, self.take());
                 if value.is_null() {
                     Err(Raised)
                 } else {
@@ -500,7 +528,7 @@ impl Operation {
                 BeginRecv::Closed => Err(self.closed(py)),
                 BeginRecv::Waiting(epoch) => waiting(epoch, LeftEntry::Value),
             },
-            What::Join(_) => {
+            What::Join(_) | What::Call => {
                 if let Some(value) = self.try_now(py)? {
                     return Ok(Begun::Done(value));
                 }
@@ -620,8 +648,11 @@ impl Operation {
                 PyResult::Ok(py.import("penstock._loops")?.getattr("wait")?.unbind())
             })?;
             let (task, seconds) = match self.what {
-                // SAFETY: alive, the operation holds it.
-                What::Join(_) => (unsafe { Bound::from_borrowed_ptr(py, self.subject) }, None),
+                What::Join(_) | What::Call => {
+                    // SAFETY: alive, the operation holds it.
+                    let joined = unsafe { Bound::from_borrowed_ptr(py, self.subject) };
+                    (joined, None)
+                }
                 What::Sleep | What::Yield => (py.None().into_bound(py), Some(0.0)),
                 What::Send(_) | What::Recv { .. } | What::Acquire(_) => {
                     let subject = match self.what {
@@ -643,6 +674,10 @@ impl Operation {
             Ok(unsafe { Object::steal(iterator.into_ptr()) })
         };
         let iterator = in_loop().map_err(|error| raise(py, error))?;
+        if matches!(self.what, What::Call) {
+            // SAFETY: as in `start`.
+            unsafe { blocking::submit(py, self.subject)? };
+        }
         // SAFETY: as for this function.
         unsafe { self.delegate(py, iterator, ffi::Py_None()) }
     }
@@ -666,7 +701,7 @@ impl Operation {
                 // SAFETY: a strong reference.
                 drop(unsafe { Object::steal(result) });
                 match self.what {
-                    What::Join(_) => match self.try_now(py)? {
+                    What::Join(_) | What::Call => match self.try_now(py)? {
                         Some(value) => Ok(Step::Return(value)),
                         None => Err(self.timed_out(py)),
                     },
@@ -680,6 +715,10 @@ impl Operation {
     /// The operation is dropped, or its coroutine is closed, before it is over.
     #[cold]
     fn abandon(&mut self) {
+        if matches!(self.what, What::Call) {
+            // SAFETY: alive, the operation holds it.
+            unsafe { blocking::abandon(self.subject) };
+        }
         if let State::Waiting(wait) = std::mem::replace(&mut self.state, State::Over) {
             // SAFETY: the task outlives this, see `TaskObject::finish`.
             let waiter = unsafe { (*self.task).core().waiter() };

@@ -16,7 +16,7 @@ use penstock_core::{
 };
 use pyo3::{exceptions::PyTypeError, ffi, prelude::*, types::PyString};
 
-use crate::{boundary, deadlock, hot::Definition, interpreter, task::TaskObject};
+use crate::{blocking, boundary, deadlock, hot::Definition, interpreter, task::TaskObject};
 
 use self::{life::Life, settings::Settings};
 pub use self::{
@@ -185,6 +185,7 @@ pub fn _after_fork_in_child() {
     boundary::forget_thread();
     deadlock::forget_threads();
     host::forget_threads();
+    blocking::forget_pool();
     life::forget_all();
 }
 

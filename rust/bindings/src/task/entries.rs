@@ -23,7 +23,7 @@ pub static FUNCTIONS: [Definition; 3] = [
     Definition::fast(c"go", go, GO_DOC),
     Definition::fast(
         c"_new_task",
-        new_unsubmitted,
+        new_task_entry,
         c"_new_task(fn, /, *args, **kwargs)\n--\n\nMakes a task that `_submit` starts.",
     ),
     Definition::one_arg(
@@ -102,14 +102,14 @@ The awaitable form of `exception`.\n";
 
 /// `go(fn, *args, **kwargs)`.
 unsafe extern "C-unwind" fn go(
-    module: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the arguments of a vectorcall; a task that was just made is submitted once.
     unsafe {
-        let task = new_unsubmitted(module, arguments, count, keywords);
+        let task = new_unsubmitted("go", arguments, count, keywords);
         if !task.is_null() {
             return started(task, Where::default());
         }
@@ -133,17 +133,31 @@ unsafe fn started(task: *mut ffi::PyObject, place: Where) -> *mut ffi::PyObject 
     task
 }
 
-unsafe extern "C-unwind" fn new_unsubmitted(
+unsafe extern "C-unwind" fn new_task_entry(
     _: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython, attached, with `count` arguments and then one per keyword.
+    // SAFETY: the arguments of a vectorcall.
+    unsafe { new_unsubmitted("go", arguments, count, keywords) }
+}
+
+/// Makes a task of the arguments of `function`; null with an exception set if they are not right.
+///
+/// # Safety
+/// Attached, with the arguments of a vectorcall.
+pub unsafe fn new_unsubmitted(
+    function: &str,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: attached, with `count` arguments and then one per keyword.
     unsafe {
         let py = Python::assume_attached();
         match runtime::current_scheduler(py) {
-            Ok(scheduler) => new_from(py, scheduler, arguments, count, keywords),
+            Ok(scheduler) => new_from(py, function, scheduler, arguments, count, keywords),
             Err(error) => {
                 raise(py, error);
                 ptr::null_mut()
@@ -159,6 +173,7 @@ unsafe extern "C-unwind" fn new_unsubmitted(
 #[inline]
 unsafe fn new_from(
     py: Python<'_>,
+    function: &str,
     scheduler: &'static Scheduler,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -167,10 +182,8 @@ unsafe fn new_from(
     // SAFETY: attached, with `count` arguments and then one per keyword.
     unsafe {
         if count < 1 {
-            raise(
-                py,
-                PyTypeError::new_err("go() missing required argument 'fn'"),
-            );
+            let message = format!("{function}() missing required argument 'fn'");
+            raise(py, PyTypeError::new_err(message));
             return ptr::null_mut();
         }
         if runtime::is_over() {
@@ -216,7 +229,7 @@ unsafe extern "C-unwind" fn runtime_go(
     unsafe {
         let py = Python::assume_attached();
         let task = match scheduler_of(py, &this) {
-            Ok(scheduler) => new_from(py, scheduler, arguments, count, keywords),
+            Ok(scheduler) => new_from(py, "go", scheduler, arguments, count, keywords),
             Err(Raised) => ptr::null_mut(),
         };
         if task.is_null() {
@@ -338,7 +351,7 @@ unsafe extern "C-unwind" fn submit_entry(
 ///
 /// # Safety
 /// In a raw entry, with nothing that has a destructor alive.
-unsafe fn wait_done(
+pub unsafe fn wait_done(
     py: Python<'_>,
     task: &TaskObject,
     patience: Patience,

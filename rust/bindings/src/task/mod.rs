@@ -12,7 +12,7 @@ mod entries;
 mod memory;
 mod run;
 
-pub use entries::{FUNCTIONS, METHODS, RUNTIME_METHODS};
+pub use entries::{FUNCTIONS, METHODS, RUNTIME_METHODS, new_unsubmitted, wait_done};
 pub use memory::{collection_begins, load, prewarm, rest};
 
 use std::{
@@ -214,7 +214,7 @@ impl TaskObject {
     }
 
     /// Sets a new reference to the result, or raises.
-    fn take_result(&self, py: Python<'_>) -> *mut ffi::PyObject {
+    pub fn take_result(&self, py: Python<'_>) -> *mut ffi::PyObject {
         let Some((end, result)) = self.outcome() else {
             raise(py, PyRuntimeError::new_err("the task is not done"));
             return ptr::null_mut();
@@ -272,6 +272,11 @@ impl TaskObject {
         }
     }
 
+    /// Nobody will ask for the exception, and nobody is to see it.
+    pub fn forget_exception(&self) {
+        self.retrieved.store(true, Ordering::Relaxed); // Ordering: Relaxed, as in `take_result`.
+    }
+
     pub fn number(&self) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // Ordering: Relaxed throughout, numbers are only unique.
@@ -307,11 +312,12 @@ impl TaskObject {
         self.core.finish_join(entry);
     }
 
-    /// Stores how it ended, lets go of everything else, wakes who waits, and drops the task's own reference.
+    /// Stores how it ended, lets go of everything else, wakes who waits, and drops the task's own reference. `machine`
+    /// is the one that ran it, unless it was a call of the blocking pool.
     ///
     /// # Safety
     /// Called by whoever runs the task, once; `result` is a strong reference, given away here.
-    unsafe fn finish(&self, machine: &Machine, end: End, result: *mut ffi::PyObject) {
+    unsafe fn finish(&self, machine: Option<&Machine>, end: End, result: *mut ffi::PyObject) {
         // SAFETY: the caller runs the task, so it is the one user of the fields.
         unsafe {
             let fields = self.fields();
@@ -325,7 +331,9 @@ impl TaskObject {
                 // It stepped an operation by hand, left it waiting and gave it to somebody: that still points here.
                 ffi::Py_INCREF(self.object());
             }
-            machine.counters().finished.add(1); // before anyone who waits for it can look
+            if let Some(machine) = machine {
+                machine.counters().finished.add(1); // before anyone who waits for it can look
+            }
             self.core.finish();
             ffi::Py_DECREF(self.object());
         }

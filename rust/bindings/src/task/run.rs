@@ -14,6 +14,7 @@ use pyo3::{exceptions::PyTypeError, ffi, prelude::*};
 
 use super::{End, Kind, TaskObject};
 use crate::{
+    context::Base,
     error::{Raised, classes, raise},
     fiber, operation, runtime, unwind,
 };
@@ -67,9 +68,47 @@ impl TaskObject {
     unsafe fn call(&self, machine: &Machine, stack: &Stack) {
         // SAFETY: in `run`, attached, the one user of the fields.
         unsafe {
+            let result = self.invoke(&raw mut fiber::state(stack).base);
+            fiber::state(stack).snapshot.clear();
+            stack.task.set(ptr::null());
+            self.end_with(machine, result, true);
+        }
+    }
+
+    /// Makes a call of the blocking pool, which is its own task, on this thread.
+    ///
+    /// # Safety
+    /// On a thread of the pool, attached, with nothing alive that has a destructor. `object` is a new `Task` that is not
+    /// submitted, and a strong reference, given away here; `base` is the thread's.
+    pub unsafe fn run_blocking(object: *mut ffi::PyObject, base: *mut Base) {
+        // SAFETY: alive until `finish`, which drops the reference; this thread is the one user of its fields.
+        unsafe {
+            let task = TaskObject::from_object(object);
+            let starts = task.core.start();
+            debug_assert!(starts, "nobody cancels a call");
+            let result = task.invoke(base);
+            if result.is_null() {
+                let py = Python::assume_attached();
+                let error = PyErr::fetch(py).into_value(py);
+                task.finish(None, End::Raised, error.into_ptr());
+            } else {
+                task.finish(None, End::Returned, result);
+            }
+        }
+    }
+
+    /// Calls the function in the task's context: its own, or else the `base` of the stack it runs on.
+    ///
+    /// # Safety
+    /// Attached, the one user of the fields; `base` is the stack's, on the heap. Nothing with a destructor may be alive in
+    /// here while Python code runs.
+    #[inline]
+    unsafe fn invoke(&self, base: *mut Base) -> *mut ffi::PyObject {
+        // SAFETY: the caller's promise.
+        unsafe {
             let generation = fork::generation();
             let entered = if self.fields().context.is_null() {
-                fiber::state(stack).base.enter()
+                (*base).enter()
             } else {
                 self.enter_context(true)
             };
@@ -93,13 +132,11 @@ impl TaskObject {
                 runtime::end_child(result);
             }
             if context.is_null() {
-                drop(fiber::state(stack).base.settle());
+                drop((*base).settle());
             } else if entered {
                 ffi::PyContext_Exit(context);
             }
-            fiber::state(stack).snapshot.clear();
-            stack.task.set(ptr::null());
-            self.end_with(machine, result, true);
+            result
         }
     }
 
@@ -131,7 +168,7 @@ impl TaskObject {
         unsafe {
             let py = Python::assume_attached();
             if !result.is_null() && (!plain || ffi::PyCoro_CheckExact(result) == 0) {
-                self.finish(machine, End::Returned, result);
+                self.finish(Some(machine), End::Returned, result);
                 return;
             }
             if !result.is_null() {
@@ -143,7 +180,7 @@ impl TaskObject {
             } else {
                 End::Raised
             };
-            self.finish(machine, end, error.into_value(py).into_ptr());
+            self.finish(Some(machine), end, error.into_value(py).into_ptr());
         }
     }
 

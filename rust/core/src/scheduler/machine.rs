@@ -66,6 +66,8 @@ struct Own {
     turn: u32,
     stacks_in_a_row: u32,
     next_in_a_row: u32,
+    /// Coroutines pinned to it.
+    pinned: usize,
     random: Random,
     /// The node for which it looks at others.
     searches_far_of: Option<usize>,
@@ -122,6 +124,18 @@ pub(super) enum Next {
     Stack(NonNull<Stack>),
     Task(NonNull<Task>),
     Return,
+}
+
+impl Next {
+    /// What a ready stack, or a ticket, is there for.
+    #[inline]
+    fn of(ready: NonNull<Stack>) -> Self {
+        // SAFETY: ready, so it is alive.
+        match unsafe { ready.as_ref() }.coroutine() {
+            Some(task) => Next::Task(task),
+            None => Next::Stack(ready),
+        }
+    }
 }
 
 impl Machine {
@@ -505,6 +519,9 @@ impl Machine {
                 self.own().retiring = true;
                 return Next::Return;
             }
+            if self.own().pinned != 0 && !scheduler.fibers {
+                return Next::of(self.next_on_thread());
+            }
             let Some(worker) = self.worker() else {
                 if self.rest(false) {
                     self.own().retiring = true;
@@ -582,14 +599,14 @@ impl Machine {
             std::mem::take(&mut own.yielded) || own.stacks_in_a_row >= STACKS_IN_A_ROW;
         if !tasks_first && let Some(stack) = own.ready.pop_front() {
             own.stacks_in_a_row += 1;
-            return Some(Next::Stack(stack));
+            return Some(Next::of(stack));
         }
         own.stacks_in_a_row = 0;
         if let Some(task) = self.next_queued(worker) {
             return Some(Next::Task(task));
         }
         if let Some(stack) = self.own().ready.pop_front() {
-            return Some(Next::Stack(stack));
+            return Some(Next::of(stack));
         }
         self.take_injected(worker)
             .or_else(|| self.scheduler.take_bound(worker.node))
@@ -826,6 +843,7 @@ impl Machine {
         place == Place::Spare
             && too_many
             && self.parked() == 0
+            && self.own().pinned == 0
             && retire_at.is_some_and(|retire_at| retire_at <= Instant::now())
     }
 
@@ -869,7 +887,7 @@ impl Machine {
         if let Some(worker) = self.sound_worker() {
             let own = self.own();
             if own.stacks_in_a_row < STACKS_IN_A_ROW
-                && let Some(stack) = own.ready.pop_front()
+                && let Some(stack) = own.ready.pop_stack()
             {
                 own.stacks_in_a_row += 1;
                 worker.next_turn();
@@ -890,13 +908,20 @@ impl Machine {
 
     /// Thread parking: the task keeps the thread, the worker goes to another one as soon as there is work.
     fn wait_on_thread(&'static self, me: NonNull<Stack>) {
+        let stack = self.next_on_thread();
+        debug_assert_eq!(stack, me, "a thread has one stack");
+    }
+
+    /// Waits until something of this thread's own is ready, while its worker serves others elsewhere.
+    fn next_on_thread(&'static self) -> NonNull<Stack> {
         loop {
             // Ordering: Relaxed, a flag that is seen soon enough.
             if self.scheduler.stopping.load(Ordering::Relaxed) {
                 self.halt(true); // what wakes a task now does not make it go on
             }
             self.inbox.drain_into(&mut self.own().ready);
-            let is_ready = !self.own().ready.is_empty();
+            let gives_way =
+                std::mem::take(&mut self.own().yielded) && self.scheduler.work_is_visible(self);
             let Some(worker) = self.worker() else {
                 self.rest(true);
                 continue;
@@ -905,11 +930,13 @@ impl Machine {
                 self.give_up_orphan();
                 continue;
             }
-            if is_ready {
-                let stack = self.own().ready.pop_front();
-                debug_assert_eq!(stack, Some(me), "a thread has one stack");
+            if gives_way {
+                self.hand_off();
+                continue;
+            }
+            if let Some(stack) = self.own().ready.pop_front() {
                 worker.next_turn();
-                return;
+                return stack;
             }
             worker.timers.fire(Instant::now());
             if !self.inbox.is_empty() {
@@ -990,6 +1017,60 @@ impl Machine {
             }
             crate::sync::spin_hint();
         }
+    }
+
+    // ---- pinned coroutines ----
+
+    /// Keeps the coroutine that runs on this thread: from now on it is readied to this machine, as parked stacks are. Without
+    /// fibers the thread is kept for it, as for any parked task. Counted: as many [`unpin`](Self::unpin) undo it, or its end.
+    ///
+    /// # Safety
+    /// On the machine's thread, in a step of `task`.
+    pub unsafe fn pin(&'static self, task: NonNull<Task>) {
+        // SAFETY: alive, it is in a step.
+        let coroutine = unsafe { task.as_ref() };
+        let ticket = coroutine.ticket().unwrap_or_else(|| {
+            let ticket = Stack::new(self);
+            ticket.task.set(task.as_ptr());
+            let ticket = NonNull::from(Box::leak(ticket));
+            coroutine.set_ticket(Some(ticket));
+            self.own().pinned += 1;
+            ticket
+        });
+        // SAFETY: alive until the last pin is undone, and this is its machine's thread.
+        let pins = unsafe { &ticket.as_ref().pins };
+        pins.set(pins.get() + 1);
+    }
+
+    /// Undoes one [`pin`](Self::pin), the last of which lets the coroutine go on anywhere.
+    ///
+    /// # Safety
+    /// As for `pin`, which came before.
+    pub unsafe fn unpin(&'static self, task: NonNull<Task>) {
+        // SAFETY: alive, it is in a step.
+        let coroutine = unsafe { task.as_ref() };
+        let ticket = coroutine.ticket().expect("it is pinned");
+        // SAFETY: alive, and this is its machine's thread.
+        let pins = unsafe { &ticket.as_ref().pins };
+        pins.set(pins.get() - 1);
+        if pins.get() == 0 {
+            self.take_ticket(coroutine, ticket);
+        }
+    }
+
+    /// Undoes all pins of `coroutine`, which is in its step.
+    #[cold]
+    pub(crate) fn take_ticket(&'static self, coroutine: &Task, ticket: NonNull<Stack>) {
+        coroutine.set_ticket(None);
+        self.own().pinned -= 1;
+        // SAFETY: made in `pin`. The coroutine is in a step, so the ticket is in no list, and nobody will find it any more.
+        drop(unsafe { Box::from_raw(ticket.as_ptr()) });
+    }
+
+    /// The coroutine of `ticket`, which is in none of the queues, gives up its turn on this machine.
+    pub(super) fn push_last(&'static self, ticket: NonNull<Stack>) {
+        self.own().ready.push_back(ticket);
+        self.own().yielded = true;
     }
 
     pub(super) fn push_ready(&'static self, stack: NonNull<Stack>) {

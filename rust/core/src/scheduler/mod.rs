@@ -4,7 +4,8 @@
 //! run queue with timers) in hand. Everything hangs on P and M being two things:
 //!
 //! - a task that has not started, and a coroutine between two steps, is in a worker's queue and may run anywhere;
-//! - a task that parks with its stack is tied to its machine, and goes to that machine's inbox when it is ready;
+//! - a task that parks with its stack is tied to its machine, and goes to that machine's inbox when it is ready; so does
+//!   a coroutine while it is pinned;
 //! - a machine with ready stacks and no worker takes an idle worker or waits for one; each worker looks for such
 //!   machines each 61st turn and before it searches, gives itself up, and its old machine becomes a spare;
 //! - a task that blocks its thread keeps the machine; the [`monitor`] has another machine take over the slot.
@@ -424,6 +425,13 @@ impl Scheduler {
     /// # Safety
     /// `task` is alive and the caller's to queue.
     pub unsafe fn requeue_last(&'static self, task: NonNull<Task>) {
+        // SAFETY: alive, by the caller's promise.
+        if let Some(ticket) = unsafe { task.as_ref() }.ticket() {
+            // SAFETY: the task is the caller's, so nobody undoes its pin.
+            let machine = unsafe { ticket.as_ref() }.machine;
+            machine.push_last(ticket); // it has just been in a step, on that machine
+            return;
+        }
         match self.local_worker() {
             Some(worker) => self.push_local(worker, task),
             None => self.inject(task),
@@ -496,7 +504,13 @@ impl Scheduler {
 /// `task` is alive and the caller's to queue.
 pub(crate) unsafe fn ready_task(task: NonNull<Task>) {
     // SAFETY: alive, by the caller's promise.
-    unsafe { task.as_ref() }.scheduler().requeue_woken(task);
+    let (scheduler, ticket) = unsafe { (task.as_ref().scheduler(), task.as_ref().ticket()) };
+    if let Some(ticket) = ticket {
+        // SAFETY: the task is pinned there, and was not readied since.
+        unsafe { ready_stack(ticket) };
+        return;
+    }
+    scheduler.requeue_woken(task);
 }
 
 /// Makes a parked stack run on.

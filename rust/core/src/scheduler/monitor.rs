@@ -237,6 +237,12 @@ impl Scheduler {
 
     /// On the spare machine: puts a new worker in the slot, unless the old one has moved on.
     pub(super) fn take_over(&'static self, machine: &'static Machine, mission: &Mission) {
+        let at_once = mission.issued.elapsed() < AT_ONCE;
+        // The next spare machine comes first: its start takes longer than the shortest probation, and whoever has a
+        // worker is taken to be at a task.
+        if self.idle.lock().spares.is_empty() {
+            self.start_spare();
+        }
         let old = mission.worker;
         let mut idle = self.idle.lock();
         let same = !old.is_orphaned() && old.turn() == mission.turn && !old.is_idle();
@@ -251,17 +257,13 @@ impl Scheduler {
         old.orphan();
         idle.orphans.push(old);
         machine.put_worker(new);
-        let spare_left = !idle.spares.is_empty();
         self.publish(&idle);
         drop(idle);
-        self.monitor.learned(mission.issued.elapsed() < AT_ONCE);
+        self.monitor.learned(at_once);
         machine.count_handoff();
         new.timers.take_over(&old.timers);
         self.empty(old, &new.queue);
         self.notify();
-        if !spare_left {
-            self.start_spare();
-        }
     }
 
     /// Moves what is in `from`'s queue to the injector, by way of `through`, whose owner the caller is.

@@ -1,4 +1,7 @@
 //! A stack (of an M): the state of one scheduling loop, which stays behind when its task parks.
+//!
+//! A coroutine that is pinned to a machine has no stack, and yet has to go on on that machine's thread: a *ticket* stands
+//! for it in the inbox and among the ready stacks, and where a stack would be resumed its coroutine is stepped.
 
 use std::{
     cell::Cell,
@@ -20,8 +23,10 @@ pub struct Stack {
     next: UnsafeCell<*mut Stack>,
     /// Where it is in its machine's list of all. Its machine's thread only.
     pub(super) place: Cell<usize>,
-    /// The task that runs or is parked on it, or null in the loop itself. Its machine's thread only.
+    /// The task that runs or is parked on it, or null in the loop itself; a ticket's coroutine. Its machine's thread only.
     pub task: Cell<*const Task>,
+    /// How often the coroutine of a ticket is pinned; 0 in a stack. Its machine's thread only.
+    pub(super) pins: Cell<usize>,
     /// What the host keeps for it (a greenlet). Its machine's thread only.
     pub host: Cell<*mut c_void>,
 }
@@ -33,8 +38,18 @@ impl Stack {
             next: UnsafeCell::new(ptr::null_mut()),
             place: Cell::new(0),
             task: Cell::new(ptr::null()),
+            pins: Cell::new(0),
             host: Cell::new(ptr::null_mut()),
         })
+    }
+
+    /// The coroutine, if this is a ticket.
+    #[inline]
+    pub(super) fn coroutine(&self) -> Option<NonNull<Task>> {
+        if self.pins.get() == 0 {
+            return None;
+        }
+        NonNull::new(self.task.get().cast_mut())
     }
 }
 
@@ -93,7 +108,7 @@ impl Inbox {
     }
 }
 
-/// Stacks in order, linked through themselves. The machine's thread only.
+/// Stacks (and tickets) in order, linked through themselves. The machine's thread only.
 #[derive(Debug)]
 pub struct StackQueue {
     head: *mut Stack,
@@ -142,6 +157,15 @@ impl StackQueue {
             self.tail = self.head;
         }
         self.len += 1;
+    }
+
+    /// Takes the first one unless it is a ticket, which only a loop can run.
+    pub fn pop_stack(&mut self) -> Option<NonNull<Stack>> {
+        // SAFETY: in this list, so it is alive.
+        let is_stack = |stack: NonNull<Stack>| unsafe { stack.as_ref() }.coroutine().is_none();
+        NonNull::new(self.head)
+            .filter(|&first| is_stack(first))
+            .and_then(|_| self.pop_front())
     }
 
     pub fn pop_front(&mut self) -> Option<NonNull<Stack>> {

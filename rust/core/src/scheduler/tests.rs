@@ -376,7 +376,17 @@ fn the_last_spare_machine_is_replaced() {
     assert_eq!(started().len(), 1);
     let worker = spare.sound_worker().expect("as above");
     take_over(scheduler, worker);
-    assert_eq!(started().len(), 1, "and after a take-over");
+    assert_eq!(started().len(), 1, "and for a take-over");
+}
+
+#[test]
+fn a_machine_that_takes_over_has_no_worker_yet_while_it_starts_a_thread() {
+    let scheduler = scheduler(1);
+    let (_, worker) = machine(scheduler);
+    // Else the monitor would take it to be at a task, and send the new thread to take over from it.
+    instead_of_a_thread(move |_| assert!(!worker.is_orphaned()));
+    take_over(scheduler, worker);
+    REFUSED.with_borrow(|refused| assert!(refused.is_none(), "a thread was asked for"));
 }
 
 /// Some time after no thread was to be had.

@@ -46,6 +46,9 @@ const CANCEL_PENDING: u32 = 1 << 3;
 /// A cancellation was asked for at least once.
 const CANCEL_ASKED: u32 = 1 << 4;
 
+/// In the address of a [`Task`]'s stack: nothing can be resumed there, it is the ticket of a pinned coroutine.
+const IS_TICKET: usize = 1;
+
 /// What the embedder does with a task.
 #[derive(Debug)]
 pub struct TaskVtable {
@@ -67,7 +70,8 @@ pub struct Task {
     state: AtomicU32,
     /// The next task in an injector; guarded by the injector's lock.
     pub(crate) next: UnsafeCell<*mut Task>,
-    /// The stack it is parked on; written by the task before it arms its waiter, read by who claimed that.
+    /// The stack it is parked on; written by the task before it arms its waiter, read by who claimed that. For a
+    /// coroutine null, or its ticket and [`IS_TICKET`] while it is pinned: written in a step, read by who is to queue it.
     stack: AtomicPtr<Stack>,
     join: Join,
 }
@@ -198,11 +202,12 @@ impl Task {
                 state & PHASE
             );
             let notified = (state & !PHASE) | NOTIFIED;
-            // Ordering: Relaxed, it touches no frame; an exchange passes the Release of `leave_step` on to `resume_step`.
+            // Ordering: Acquire pairs with the Release in `leave_step`: with PARKED the ticket is seen. An exchange also
+            // passes that Release on to `resume_step`.
             match self.state.compare_exchange_weak(
                 state,
                 notified,
-                Ordering::Relaxed,
+                Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return state & PHASE == PARKED,
@@ -211,11 +216,31 @@ impl Task {
         }
     }
 
-    /// Says on which stack the task is about to park; null for a coroutine.
+    /// Says on which stack the task is about to park.
     #[inline]
     pub fn set_stack(&self, stack: *const Stack) {
         // Ordering: Relaxed, published by the arming of the waiter.
         self.stack.store(stack.cast_mut(), Ordering::Relaxed);
+    }
+
+    /// What stands for the coroutine on the machine that it is pinned to.
+    #[inline]
+    pub(crate) fn ticket(&self) -> Option<NonNull<Stack>> {
+        // Ordering: Relaxed, read by the task itself, or by who is to queue it; see `notify`.
+        let stack = self.stack.load(Ordering::Relaxed);
+        if stack.addr() & IS_TICKET == 0 {
+            return None;
+        }
+        NonNull::new(stack.map_addr(|address| address & !IS_TICKET))
+    }
+
+    /// The coroutine is pinned, or no more. In its step.
+    pub(crate) fn set_ticket(&self, ticket: Option<NonNull<Stack>>) {
+        let stack = ticket.map_or(ptr::null_mut(), |ticket| {
+            ticket.as_ptr().map_addr(|address| address | IS_TICKET)
+        });
+        // Ordering: Relaxed, published by the end of the step.
+        self.stack.store(stack, Ordering::Relaxed);
     }
 
     /// Makes the owner of a completed claim run on: the `wake` of a task's waiter, less the reference count.
@@ -227,7 +252,8 @@ impl Task {
         let this = unsafe { task.as_ref() };
         // Ordering: Relaxed, ordered by the claim's Acquire of the arming.
         let stack = this.stack.load(Ordering::Relaxed);
-        if let Some(stack) = NonNull::new(stack) {
+        if let Some(stack) = NonNull::new(stack).filter(|stack| stack.addr().get() & IS_TICKET == 0)
+        {
             // SAFETY: the task is parked on it and was not woken before.
             unsafe { ready_stack(stack) };
         } else if this.notify() {
@@ -297,6 +323,10 @@ impl Task {
     /// reference that the task held to itself.
     #[inline]
     pub fn finish(&self) {
+        if let Some(ticket) = self.ticket() {
+            // SAFETY: it lives until it is taken.
+            unsafe { ticket.as_ref() }.machine.take_ticket(self, ticket);
+        }
         let mut state = self.state.load(Ordering::Relaxed); // Ordering: Relaxed, the exchange decides.
         // Ordering: SeqCst, which is the Release that publishes the result, and the order that `Join` needs.
         while let Err(seen) = self.state.compare_exchange_weak(

@@ -10,7 +10,7 @@ use std::{
 use loom::thread;
 use penstock_core::{
     scheduler::{Config, Host, Machine, STALL_AFTER, Scheduler, Stack},
-    task::{BeginJoin, Task, TaskVtable},
+    task::{BeginJoin, Parking, Task, TaskVtable},
     topology::Layout,
     wait::{Epoch, Outcome, WaiterClass, WaiterRef},
 };
@@ -56,13 +56,14 @@ pub fn scheduler(workers: usize) -> &'static Scheduler {
     })
 }
 
-type Call = Box<dyn FnOnce() + Send>;
+/// Runs to its end, or (`true`) parks by returning, its waiter armed.
+type Call = Box<dyn FnMut() -> bool + Send>;
 
 #[repr(C)]
 pub struct Job {
     /// First, so that a pointer to it is one to the whole.
     pub core: Task,
-    /// Taken by the worker that runs it, once.
+    /// Taken by the worker that runs it, for as long.
     call: Mutex<Option<Call>>,
 }
 
@@ -72,12 +73,24 @@ static VTABLE: TaskVtable = TaskVtable {
         // alive until it is done.
         let job = unsafe { task.cast::<Job>().as_ref() };
         let machine = Machine::current().expect("tasks run on machines");
-        assert!(job.core.start(), "run twice");
+        if job.core.is_new() {
+            assert!(job.core.start(), "run twice");
+        } else {
+            job.core.resume_step();
+        }
         let stack = machine.current_stack().expect("a loop has a stack");
         stack.task.set(task.as_ptr());
-        let call = job.call.lock().unwrap().take();
-        call.expect("runs once")();
+        let mut call = job.call.lock().unwrap().take().expect("on one worker");
+        let parks = call();
+        *job.call.lock().unwrap() = parks.then_some(call);
         stack.task.set(ptr::null());
+        if parks {
+            if job.core.leave_step() == Parking::Notified {
+                // SAFETY: woken before it had left, so it is ours to queue.
+                unsafe { machine.scheduler.requeue_last(task) };
+            }
+            return;
+        }
         job.core.finish();
         // SAFETY: `finish` gave us the reference that the task held to itself.
         unsafe { Arc::decrement_strong_count(task.cast::<Job>().as_ptr()) };
@@ -102,20 +115,40 @@ static VTABLE: TaskVtable = TaskVtable {
 };
 
 pub fn job(scheduler: &'static Scheduler, call: impl FnOnce() + Send + 'static) -> Arc<Job> {
+    let mut call = Some(call);
+    steps(scheduler, move || {
+        call.take().expect("runs once")();
+        false
+    })
+}
+
+fn steps(scheduler: &'static Scheduler, step: impl FnMut() -> bool + Send + 'static) -> Arc<Job> {
     Arc::new(Job {
         core: Task::new(&VTABLE, scheduler),
-        call: Mutex::new(Some(Box::new(call))),
+        call: Mutex::new(Some(Box::new(step))),
     })
 }
 
 /// Runs `call` as a task of `scheduler`.
 #[allow(dead_code, reason = "each test file uses its own half")]
 pub fn go(scheduler: &'static Scheduler, call: impl FnOnce() + Send + 'static) -> Arc<Job> {
-    let job = job(scheduler, call);
+    submit(job(scheduler, call))
+}
+
+/// Runs `step` as a task of `scheduler` that parks by returning `true`, until it returns `false`.
+#[allow(dead_code, reason = "each test file uses its own half")]
+pub fn go_steps(
+    scheduler: &'static Scheduler,
+    step: impl FnMut() -> bool + Send + 'static,
+) -> Arc<Job> {
+    submit(steps(scheduler, step))
+}
+
+fn submit(job: Arc<Job>) -> Arc<Job> {
     // The pointer is to the whole struct, and carries the reference that the task holds to itself.
     let task = NonNull::new(Arc::into_raw(Arc::clone(&job)).cast_mut().cast::<Task>()).unwrap();
     // SAFETY: alive and new.
-    unsafe { scheduler.submit(task) }.expect("it is open");
+    unsafe { job.core.scheduler().submit(task) }.expect("it is open");
     job
 }
 
@@ -131,17 +164,23 @@ impl Job {
     }
 }
 
+/// The task that runs, its machine and its waiter.
+#[allow(dead_code, reason = "each test file uses its own half")]
+pub fn running() -> (&'static Machine, NonNull<Task>, WaiterRef) {
+    let machine = Machine::current().expect("in a task");
+    let stack = machine.current_stack().expect("a loop has a stack");
+    let task = NonNull::new(stack.task.get().cast_mut()).expect("in a task");
+    // SAFETY: alive, embedded as its class expects; the pointer came from the whole struct.
+    (machine, task, unsafe { WaiterRef::retain(task.cast()) })
+}
+
 /// Arms the waiter of the task that runs, for its stack, and shows it to `show`; then parks until the wait ends.
 #[allow(dead_code, reason = "each test file uses its own half")]
 pub fn park(show: impl FnOnce(WaiterRef, Epoch)) -> Outcome {
-    let machine = Machine::current().expect("in a task");
+    let (machine, task, waiter) = running();
     let stack = machine.current_stack().expect("a loop has a stack");
     // SAFETY: the task that runs is alive.
-    let task = unsafe { &*stack.task.get() };
-    task.set_stack(stack);
-    // SAFETY: alive, embedded as its class expects; the pointer came from the whole struct.
-    let waiter =
-        unsafe { WaiterRef::retain(NonNull::new(stack.task.get().cast_mut()).unwrap().cast()) };
+    unsafe { task.as_ref() }.set_stack(stack);
     let epoch = waiter.arm();
     show(waiter.clone(), epoch);
     loop {

@@ -243,6 +243,20 @@ impl Me {
         unsafe { WaiterRef::retain(self.0.cast()) }
     }
 
+    /// Keeps the task on this machine.
+    pub fn pin(&self) {
+        let machine = Machine::current().expect("in a task");
+        // SAFETY: in its step.
+        unsafe { machine.pin(self.0) };
+    }
+
+    /// Undoes one `pin`.
+    pub fn unpin(&self) {
+        let machine = Machine::current().expect("in a task");
+        // SAFETY: in its step, and it is pinned.
+        unsafe { machine.unpin(self.0) };
+    }
+
     /// Begins a wait that ends at `deadline`.
     pub fn arm_until(&self, deadline: Instant) -> Epoch {
         let waiter = self.waiter();

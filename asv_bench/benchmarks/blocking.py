@@ -1,0 +1,93 @@
+"""What a call on another thread costs that is waited for, beside ThreadPoolExecutor's.
+
+Each side is a function of a count that returns the nanoseconds it took, its loop included. A call does
+nothing: what is left is the way there and back.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter_ns as now
+
+
+def round_trips(call, count):
+    """One call after the other."""
+    start = now()
+    for _ in range(count):
+        call()
+    return now() - start
+
+
+def burst(executor, count):
+    """All calls at once, then all results."""
+    start = now()
+    futures = [executor.submit(int) for _ in range(count)]
+    for future in futures:
+        future.result()
+    return now() - start
+
+
+def blocking_in_a_thread(count):
+    """`penstock.blocking` from an ordinary thread."""
+    from penstock import blocking
+
+    return round_trips(lambda: blocking(int), count)
+
+
+def blocking_in_a_task(count):
+    """`penstock.blocking` from a task, which parks each time."""
+    from penstock import blocking, go
+
+    return go(round_trips, lambda: blocking(int), count).result()
+
+
+def thread_pool(count):
+    """`submit` and `result` of the standard executor with one thread."""
+    with ThreadPoolExecutor(1) as executor:
+        return round_trips(lambda: executor.submit(int).result(), count)
+
+
+def executor(count):
+    """The same with ours."""
+    from penstock import Executor
+
+    with Executor(1) as ours:
+        return round_trips(lambda: ours.submit(int).result(), count)
+
+
+def burst_thread_pool(count):
+    """A burst on the standard executor with one thread."""
+    with ThreadPoolExecutor(1) as standard:
+        return burst(standard, count)
+
+
+def burst_executor(count):
+    """The same with ours."""
+    from penstock import Executor
+
+    with Executor(1) as ours:
+        return burst(ours, count)
+
+
+SIDES = {
+    "blocking in a thread": blocking_in_a_thread,
+    "blocking in a task": blocking_in_a_task,
+    "ThreadPoolExecutor": thread_pool,
+    "Executor": executor,
+    "burst ThreadPoolExecutor": burst_thread_pool,
+    "burst Executor": burst_executor,
+}
+
+
+class Call:
+    """Time for 1,000 calls on another thread."""
+
+    params = tuple(SIDES)
+    param_names = ("side",)
+
+    def setup(self, side):
+        from .versions import needs
+
+        needs("blocking", "Executor")
+        SIDES[side](100)
+
+    def time_call(self, side):
+        SIDES[side](1000)
