@@ -512,7 +512,6 @@ def test_a_task_with_its_own_thread_may_fork(run_program: Any, colour: str) -> N
     )
 
 
-
 @parkings
 def test_channels_keep_their_items_and_lose_their_waiters_in_a_forked_child(
     run_program: Any, parking: str

@@ -11,6 +11,8 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import Buffer as _Readable
 
+from typing_extensions import disjoint_base
+
 from penstock.channel import ChannelStats
 
 _P = ParamSpec("_P")
@@ -94,6 +96,7 @@ class Channel(Generic[_T]):
 
 # --- the runtime ---
 
+@disjoint_base
 class _Runtime:
     def __new__(cls, settings: tuple[Any, Any, Any, Any, Any], name: Any) -> Self: ...
     @overload

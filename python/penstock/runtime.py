@@ -1,4 +1,4 @@
-"""Runtimes: the default one, others beside it, their settings and figures, and their part in forks and at exit."""
+"""Runtimes: the default one and others, their settings and figures, and their part in forks and at exit."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class RuntimeStats:
 class Runtime(_core._Runtime):
     """Workers that run tasks, beside those of other runtimes.
 
-    `go` and `spawn` start tasks here; what those start with `penstock.go` or a `Group` runs here too. Tasks of
-    several runtimes talk over channels and wait for each other like those of one. The runtime starts when it is
-    first used. ``workers`` is how many of its tasks run at once: by default the ``PENSTOCK_WORKERS`` variable, else
-    the CPUs that this process may use. With the GIL one runs Python while nothing blocks, in each runtime.
-    ``numa``, ``pin``, ``parking`` and ``prewarm_tasks`` are as for `configure`. ``name`` is for people, in the names of
-    its threads too.
+    `go` and `spawn` start tasks here; what those start with `penstock.go` or a `Group` runs here too. Tasks
+    of several runtimes talk over channels and wait for each other like those of one. The runtime starts when
+    it is first used. ``workers`` is how many of its tasks run at once: by default the ``PENSTOCK_WORKERS``
+    variable, else the CPUs that this process may use. With the GIL one runs Python while nothing blocks, in
+    each runtime. ``numa``, ``pin``, ``parking`` and ``prewarm_tasks`` are as for `configure`. ``name`` is for
+    people, in the names of its threads too.
 
-    Leaving the block shuts the runtime down: it takes no more tasks from outside, waits until those that are there
-    and all that they start have ended, and lets its threads go. It cancels none and reports no failure of one: use
-    a `Group` for that. An exception in the block is raised after the wait. ``KeyboardInterrupt``, in the block or
-    during the wait, does not wait: its tasks go on until they end or the program exits. A runtime that nobody
-    refers to any more shuts down by itself, without a wait.
+    Leaving the block shuts the runtime down: it takes no more tasks from outside, waits until those that are
+    there and all that they start have ended, and lets its threads go. It cancels none and reports no failure
+    of one: use a `Group` for that. An exception in the block is raised after the wait. ``KeyboardInterrupt``,
+    in the block or during the wait, does not wait: its tasks go on until they end or the program exits. A
+    runtime that nobody refers to any more shuts down by itself, without a wait.
 
     >>> import penstock
     >>> with penstock.Runtime(workers=2, name="sums") as runtime:
@@ -79,6 +79,11 @@ class Runtime(_core._Runtime):
         prewarm_tasks: int = 0,
         name: str | None = None,
     ) -> Self:
+        """Set up a runtime, which starts when it is first used.
+
+        Raises:
+            ValueError, TypeError: an argument is out of range, or of another type.
+        """
         if name is None:
             name = f"runtime-{next(_numbers)}"
         return super().__new__(cls, (workers, numa, pin, parking, prewarm_tasks), name)
@@ -92,8 +97,9 @@ class Runtime(_core._Runtime):
     def workers(self) -> int:
         """How many of its tasks run at once. To set it changes that at once, while tasks run.
 
-        More workers take part as there is work for them. Of fewer, those that are too many go as their tasks end
-        or wait; tasks that are parked on their threads take turns with the others from then on. Nothing is lost.
+        More workers take part as there is work for them. Of fewer, those that are too many go as their tasks
+        end or wait; tasks that are parked on their threads take turns with the others from then on. Nothing
+        is lost.
 
         >>> import penstock
         >>> with penstock.Runtime(workers=4) as runtime:
@@ -138,22 +144,22 @@ class Runtime(_core._Runtime):
         node: int | None = None,
         own_thread: bool = False,
     ) -> Task[Any]:
-        """Run ``fn(*args, **kwargs)`` as a task of this runtime, as `go` does, with a say in how. Never waits.
+        """Run ``fn(*args, **kwargs)`` as a task of this runtime, as `go` does, with a say in how.
 
-        ``name`` is the task's `Task.name`, for people. With ``own_thread=True`` the task has an OS thread of its
-        own from its beginning to its end, for what is tied to a thread (a GUI, a C library, an event loop): no
-        other task ever runs there, and an ``async def`` task is resumed there only. It takes turns with the others
-        all the same: ``workers`` bounds how many run at once.
+        ``name`` is the task's `Task.name`, for people. With ``own_thread=True`` the task has an OS thread of
+        its own from its beginning to its end, for what is tied to a thread (a GUI, a C library, an event
+        loop): no other task ever runs there, and an ``async def`` task is resumed there only. It takes turns
+        with the others all the same: ``workers`` bounds how many run at once.
 
-        ``node`` is the id of a NUMA node (see `Topology`). The task starts on a worker of that node, or of the nearest
-        one that has a worker; once it has waited for something it may go on anywhere, as any other. With a thread
-        of its own it starts with such a worker only if one is idle.
+        ``node`` is the id of a NUMA node (see `Topology`). The task starts on a worker of that node, or of
+        the nearest one that has a worker; once it has waited for something it may go on anywhere, as any
+        other. With a thread of its own it starts with such a worker only if one is idle.
 
         Raises:
             TypeError: ``fn`` is not callable or is a coroutine, or another argument is of a wrong type.
             ValueError: there is no such node.
-            RuntimeError: the runtime was shut down, the interpreter is about to exit, or there is no thread for
-                the task.
+            RuntimeError: the runtime was shut down, the interpreter is about to exit, or there is no thread
+                for the task.
 
         >>> import penstock, threading
         >>> with penstock.Runtime(workers=1) as runtime:
@@ -182,11 +188,12 @@ class Runtime(_core._Runtime):
         return RuntimeStats(workers, *counts)
 
     def shutdown(self, wait: bool = True, timeout: float | None = None) -> bool:
-        """Take no more tasks from outside, and wait for those that are there, and all that they start, to end.
+        """Take no more tasks from outside, and wait until those that are there, and what they start, ended.
 
-        Says whether they have. With ``wait=False`` it does not wait. After ``timeout`` seconds it waits no more:
-        the tasks go on, and another call waits again. The threads are let go when the last task has ended. Later
-        calls of `go` and `spawn` raise ``RuntimeError``, but for those of the runtime's own tasks.
+        Says whether they have. With ``wait=False`` it does not wait. After ``timeout`` seconds it waits no
+        more: the tasks go on, and another call waits again. The threads are let go when the last task has
+        ended. Later calls of `go` and `spawn` raise ``RuntimeError``, but for those of the runtime's own
+        tasks.
 
         Parks a task, blocks a thread; `ashutdown` is the awaitable form.
 
@@ -291,14 +298,14 @@ def configure(
 
     ``workers`` is how many tasks run at once: by default the ``PENSTOCK_WORKERS`` variable, else the CPUs
     that this process may use (affinity mask and cgroup quota). With the GIL one runs Python while nothing
-    blocks, on the first node. ``numa`` says on which nodes they are placed: those of this machine ("auto", which
-    ``PENSTOCK_NUMA=off`` turns off), as on one node ("off"), or those of a `Topology`, which may be made up. Tasks and
-    what they left in queues stay on their node where they can. ``pin`` binds the threads to the CPUs of
-    their worker's node, or to its core; ``None`` leaves it to ``PENSTOCK_PIN`` (``none``, ``node`` or ``core``), which is
-    none. ``parking`` says how a plain task waits: as a fiber of its worker's thread, or on an OS
-    thread of its own; "auto" takes fibers where they are proven to work. ``prewarm_tasks`` is for how many tasks
-    the memory is allocated at the start, and kept: by the thread that starts the runtime, for tasks that are
-    started there, and by the runtime's first thread.
+    blocks, on the first node. ``numa`` says on which nodes they are placed: those of this machine ("auto",
+    which ``PENSTOCK_NUMA=off`` turns off), as on one node ("off"), or those of a `Topology`, which may be
+    made up. Tasks and what they left in queues stay on their node where they can. ``pin`` binds the threads
+    to the CPUs of their worker's node, or to its core; ``None`` leaves it to ``PENSTOCK_PIN`` (``none``,
+    ``node`` or ``core``), which is none. ``parking`` says how a plain task waits: as a fiber of its worker's
+    thread, or on an OS thread of its own; "auto" takes fibers where they are proven to work.
+    ``prewarm_tasks`` is for how many tasks the memory is allocated at the start, and kept: by the thread that
+    starts the runtime, for tasks that are started there, and by the runtime's first thread.
 
     Raises:
         RuntimeError: the default runtime is in use already, or was shut down.

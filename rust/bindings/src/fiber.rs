@@ -345,8 +345,8 @@ unsafe fn run_hub(machine: &'static Machine) {
     // SAFETY: attached.
     let py = unsafe { Python::assume_attached() };
     let mut frames = DeferredHold::new();
-    // SAFETY: attached, on the machine's thread.
     let first = match frames.hold(py) {
+        // SAFETY: attached, on the machine's thread.
         Ok(()) => unsafe { new_loop(machine) },
         Err(_) => None,
     };

@@ -299,11 +299,10 @@ impl Life {
     /// "not started", "running", "shutting down", "shut down" or "stopped".
     pub fn state(&self) -> &'static str {
         let state = lock(&self.state);
-        // SAFETY: a task, which `state` keeps alive; attached, as every caller is.
         let is_done = |last: &Object| {
-            unsafe { TaskObject::from_object(last.as_ptr()) }
-                .core()
-                .is_done()
+            // SAFETY: a task, which `state` keeps alive; attached, as every caller is.
+            let last = unsafe { TaskObject::from_object(last.as_ptr()) };
+            last.core().is_done()
         };
         if state.closed && state.last.as_ref().is_none_or(is_done) {
             "shut down"

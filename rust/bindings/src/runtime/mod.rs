@@ -14,7 +14,12 @@ use penstock_core::{
     scheduler::{Machine, Scheduler},
     wait::fork,
 };
-use pyo3::{exceptions::PyTypeError, ffi, prelude::*, types::PyString};
+use pyo3::{
+    exceptions::PyTypeError,
+    ffi,
+    prelude::*,
+    types::{PyString, PyTuple},
+};
 
 use crate::{blocking, boundary, deadlock, hot::Definition, interpreter, task::TaskObject};
 
@@ -63,8 +68,8 @@ impl RuntimeObject {
 #[pymethods]
 impl RuntimeObject {
     #[new]
-    fn new(settings: [Bound<'_, PyAny>; 5], name: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let settings = Settings::new(&settings)?;
+    fn new(settings: &Bound<'_, PyTuple>, name: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let settings = Settings::new(settings)?;
         let Some(name) = name else {
             return Ok(Self(&life::DEFAULT));
         };
@@ -77,8 +82,8 @@ impl RuntimeObject {
     }
 
     /// Sets it up anew. `False`: it is too late.
-    fn _configure(&self, settings: [Bound<'_, PyAny>; 5]) -> PyResult<bool> {
-        Ok(self.0.configure(Settings::new(&settings)?))
+    fn _configure(&self, settings: &Bound<'_, PyTuple>) -> PyResult<bool> {
+        Ok(self.0.configure(Settings::new(settings)?))
     }
 
     #[getter]

@@ -5,7 +5,7 @@ use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     ffi,
     prelude::*,
-    types::PyString,
+    types::{PyString, PyTuple},
 };
 
 pub const MAX_WORKERS: usize = 4096;
@@ -52,8 +52,9 @@ impl Settings {
     };
 
     /// `given` are workers, numa, pin, parking and `prewarm_tasks`.
-    pub fn new(given: &[Bound<'_, PyAny>; 5]) -> PyResult<Self> {
-        let [workers, numa, pin, parking, prewarm_tasks] = given;
+    pub fn new(given: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let given: [Bound<'_, PyAny>; 5] = given.extract()?;
+        let [workers, numa, pin, parking, prewarm_tasks] = &given;
         Ok(Self {
             numa: numa_from_argument(numa)?,
             pin: pin_from_argument(pin)?,

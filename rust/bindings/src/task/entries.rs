@@ -228,7 +228,7 @@ unsafe extern "C-unwind" fn runtime_go(
     // SAFETY: a raw entry of `_Runtime`, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
-        let task = match scheduler_of(py, &this) {
+        let task = match scheduler_of(py, this) {
             Ok(scheduler) => new_from(py, "go", scheduler, arguments, count, keywords),
             Err(Raised) => ptr::null_mut(),
         };
@@ -284,10 +284,10 @@ unsafe fn node_of(
 /// Attached; `runtime` is one.
 unsafe fn scheduler_of(
     py: Python<'_>,
-    runtime: &*mut ffi::PyObject,
+    runtime: *mut ffi::PyObject,
 ) -> Result<&'static Scheduler, Raised> {
     // SAFETY: alive during the call, and of that class, by the caller's promise.
-    let runtime = unsafe { Bound::ref_from_ptr(py, runtime).cast_unchecked::<RuntimeObject>() };
+    let runtime = unsafe { Bound::ref_from_ptr(py, &runtime).cast_unchecked::<RuntimeObject>() };
     let scheduler = runtime.get().life().scheduler(py);
     scheduler.map_err(|error| raise(py, error))
 }
@@ -307,7 +307,7 @@ unsafe extern "C-unwind" fn runtime_spawn(
         let py = Python::assume_attached();
         let parsed = parse(py, "_spawn", names, 6, arguments, count, keywords);
         let (Ok([callable, args, kwargs, name, node, own_thread]), Ok(scheduler)) =
-            (parsed, scheduler_of(py, &this))
+            (parsed, scheduler_of(py, this))
         else {
             return ptr::null_mut();
         };

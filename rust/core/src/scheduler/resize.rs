@@ -109,8 +109,10 @@ impl Scheduler {
     /// A worker for `slot`: one that was there before, or a new one.
     pub(super) fn worker_for(&self, slot: usize, idle: &mut Idle) -> &'static Worker {
         let at = idle.pool.iter().position(|worker| worker.slot == slot);
-        at.map(|at| idle.pool.swap_remove(at))
-            .unwrap_or_else(|| self.new_worker(slot))
+        match at {
+            Some(at) => idle.pool.swap_remove(at),
+            None => self.new_worker(slot),
+        }
     }
 
     /// Changes how many may run at once. More come in as there is work; of fewer, one whose task runs goes when that
