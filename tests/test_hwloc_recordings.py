@@ -47,9 +47,8 @@ UNLIKE = {
     "64amd64-4p2n4ca2co: cores": "the kernel took two cores that share a unit for one; hwloc asked the processor",
     "64amd64-4p2n4ca2co.topoextnuma: cores": "the kernel took two cores that share a unit for one; hwloc asked the processor",
     "64amd64-4s2n4ca2co: cores": "the kernel took two cores that share a unit for one; hwloc knows that processor",
-    "fakememinitiators-1np2c+1npp+gi: cpus": "hwloc gives memory the CPUs that the firmware says reach it best",
 }
-"""Where we say what the files say, and hwloc knows better."""
+"""Where we say what the kernel says, and hwloc knows better."""
 
 
 @dataclass
