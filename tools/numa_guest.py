@@ -3,8 +3,8 @@
 
 Run with an interpreter that has penstock installed: that one goes into the guest, with its standard library,
 penstock and greenlet, as an initial RAM disk, whose first program is ``GUEST`` below. Kernel and emulator are
-Debian's, fetched by ``apt-get download`` into the cache of ``free_threaded_python.py`` and unpacked there: nothing
-is installed. The processor is emulated, so that it runs anywhere; nothing in it is about time.
+Debian's, fetched by ``apt-get download`` into the cache of ``free_threaded_python.py`` and unpacked there.
+Nothing is installed. The processor is emulated, so that it runs anywhere; nothing in it is about time.
 
 Exits with 0 if the guest says that all is well, with 77 if there is no emulator to be had.
 """

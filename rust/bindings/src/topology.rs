@@ -64,9 +64,12 @@ fn groups(value: Option<&Bound<'_, PyAny>>, name: &str, cpus: &CpuSet) -> PyResu
         return Ok(Vec::new());
     };
     let allowed = "an iterable of iterables of the node's CPUs, each in one at most";
-    let refuse = |error: PyErr| match error.is_instance_of::<PyTypeError>(value.py()) {
-        true => refuse::<PyTypeError>(name, value, allowed),
-        false => refuse::<PyValueError>(name, value, allowed),
+    let refuse = |error: PyErr| {
+        if error.is_instance_of::<PyTypeError>(value.py()) {
+            refuse::<PyTypeError>(name, value, allowed)
+        } else {
+            refuse::<PyValueError>(name, value, allowed)
+        }
     };
     let mut left = cpus.clone();
     let mut groups = Vec::new();
@@ -182,16 +185,15 @@ impl Node {
             cores,
             caches,
         } = &self.node;
-        let mut shown = format!(
-            "Node(id={id}, cpus={cpus:?}, memory={memory_bytes}, distances={distances:?}",
-            cpus = list(cpus)
-        );
-        for (name, groups) in [("cores", cores), ("caches", caches)] {
-            if !groups.is_empty() {
-                shown += &format!(", {name}={:?}", lists(groups));
-            }
-        }
-        shown + ")"
+        let groups = [("cores", cores), ("caches", caches)]
+            .into_iter()
+            .filter(|(_, groups)| !groups.is_empty())
+            .map(|(name, groups)| format!(", {name}={:?}", lists(groups)));
+        format!(
+            "Node(id={id}, cpus={cpus:?}, memory={memory_bytes}, distances={distances:?}{groups})",
+            cpus = list(cpus),
+            groups = groups.collect::<String>(),
+        )
     }
 
     fn __copy__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
