@@ -10,6 +10,7 @@ from __future__ import annotations
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
 from penstock._core import Channel, Task, __version__, asleep, build_profile, go, sleep, yield_now
 from penstock.channel import ChannelStats
+from penstock.deadline import move_on_after, timeout
 from penstock.exceptions import Cancelled, ChannelClosed, Empty, Full, PenstockError
 from penstock.group import Group
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
@@ -39,7 +40,9 @@ __all__ = [
     "configure",
     "default_runtime",
     "go",
+    "move_on_after",
     "sleep",
+    "timeout",
     "yield_now",
 ]
 

@@ -109,9 +109,22 @@ impl ThreadWaiter {
     }
 }
 
-/// In a forked child: the thread's waiter was its parent's.
-pub fn forget_thread() {
-    THREAD.set(std::ptr::null());
+/// In a forked child: the thread's waiter was its parent's. The deadlines that the forking task or thread is in hold for
+/// the child's thread.
+///
+/// `forked` is the task, if one forked.
+pub fn forget_thread(forked: Option<NonNull<TaskObject>>) {
+    let thread = THREAD.replace(std::ptr::null());
+    // SAFETY: the task runs on, as a call of this thread. The thread's waiter stays behind, alive.
+    let interrupts = unsafe {
+        match forked {
+            Some(task) => Some(task.as_ref().interrupts()),
+            None => thread.as_ref().map(|thread| &thread.interrupts),
+        }
+    };
+    if let Some(interrupts) = interrupts {
+        ThreadWaiter::here().interrupts.adopt(interrupts);
+    }
 }
 
 /// Who waits.
@@ -125,6 +138,11 @@ pub enum Caller {
     },
     /// A thread, which blocks.
     Thread(&'static ThreadWaiter),
+    /// A plain task that must not leave its stack now, and so blocks its thread.
+    Blocked {
+        task: NonNull<TaskObject>,
+        thread: &'static ThreadWaiter,
+    },
 }
 
 impl Caller {
@@ -150,13 +168,16 @@ impl Caller {
             );
             return Err(raise(py, PyRuntimeError::new_err(message)));
         }
-        if must_block_thread(py)? {
-            return Ok(Caller::Thread(ThreadWaiter::here()));
-        }
-        // SAFETY: on the stack's thread.
-        let holds = unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.scheduler.fibers());
-        if !holds {
-            return Ok(Caller::Thread(ThreadWaiter::here()));
+        let may_park = !must_block_thread(py)?
+            // SAFETY: on the stack's thread.
+            && unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.scheduler.fibers());
+        if !may_park {
+            let thread = ThreadWaiter::here();
+            // SAFETY: alive, as above.
+            unsafe { task.as_ref() }
+                .interrupts()
+                .block(thread.waiter_ref());
+            return Ok(Caller::Blocked { task, thread });
         }
         // SAFETY: alive, as above.
         unsafe { task.as_ref() }.core().set_stack(stack.as_ptr());
@@ -174,7 +195,7 @@ impl Caller {
             Caller::Task { task, .. } => unsafe {
                 WaiterRef::retain(NonNull::from(task.as_ref().core().waiter()))
             },
-            Caller::Thread(thread) => thread.waiter_ref(),
+            Caller::Thread(thread) | Caller::Blocked { thread, .. } => thread.waiter_ref(),
         }
     }
 
@@ -182,14 +203,26 @@ impl Caller {
         match self {
             // SAFETY: alive during its own call.
             Caller::Task { task, .. } => unsafe { task.as_ref() }.core().waiter(),
-            Caller::Thread(thread) => &thread.waiter,
+            Caller::Thread(thread) | Caller::Blocked { thread, .. } => &thread.waiter,
+        }
+    }
+
+    fn task(&self) -> Option<&TaskObject> {
+        match self {
+            Caller::Task { task, .. } | Caller::Blocked { task, .. } => {
+                // SAFETY: alive during its own call.
+                Some(unsafe { task.as_ref() })
+            }
+            Caller::Thread(_) => None,
         }
     }
 
     fn interrupts(&self) -> &Interrupts {
         match self {
-            // SAFETY: alive during its own call.
-            Caller::Task { task, .. } => unsafe { task.as_ref() }.interrupts(),
+            Caller::Task { task, .. } | Caller::Blocked { task, .. } => {
+                // SAFETY: alive during its own call.
+                unsafe { task.as_ref() }.interrupts()
+            }
             Caller::Thread(thread) => &thread.interrupts,
         }
     }
@@ -197,15 +230,15 @@ impl Caller {
     /// Whether somebody wants to interrupt the next wait.
     #[inline]
     fn interrupt_pending(&self) -> bool {
-        let asked = match self {
-            // SAFETY: alive during its own call.
-            Caller::Task { task, .. } => unsafe { task.as_ref() }.core().cancel_pending(),
-            Caller::Thread(_) => false,
-        };
-        asked || self.interrupts().pending()
+        match self.task() {
+            Some(task) => task.interrupt_pending(),
+            None => self.interrupts().pending(),
+        }
     }
 
     /// Sleeps until the wait `epoch`, which the core began for this caller, has ended.
+    ///
+    /// `deadline` is that of the call. Where one that the caller is in comes first, this raises it.
     ///
     /// # Safety
     /// Attached, and nothing with a destructor is alive in the frames up to the raw entry.
@@ -213,6 +246,22 @@ impl Caller {
         if self.interrupt_pending() && self.waiter().disarm(epoch, Outcome::Interrupted) {
             return Ok(Outcome::Interrupted);
         }
+        let limit = self.interrupts().limit(deadline);
+        // SAFETY: as for this function.
+        let ended = unsafe { self.sleep(epoch, limit) }?;
+        if ended == Outcome::TimedOut {
+            // SAFETY: attached, by the caller's promise.
+            let py = unsafe { Python::assume_attached() };
+            if let Some(raised) = self.interrupts().raise_expired(py, deadline) {
+                return Err(raised);
+            }
+        }
+        Ok(ended)
+    }
+
+    /// # Safety
+    /// As for [`Caller::wait`](Self::wait).
+    unsafe fn sleep(&self, epoch: Epoch, deadline: Option<Instant>) -> Result<Outcome, Raised> {
         match *self {
             Caller::Task {
                 machine,
@@ -227,12 +276,14 @@ impl Caller {
                 // SAFETY: in the task, whose waiter is armed for this stack; the frames are the caller's promise.
                 unsafe { park(machine, task, stack, epoch) }
             }
-            // SAFETY: attached; the frames are the caller's promise.
-            Caller::Thread(thread) => unsafe { block(thread, epoch, deadline) },
+            Caller::Thread(thread) | Caller::Blocked { thread, .. } => {
+                // SAFETY: attached; the frames are the caller's promise.
+                unsafe { block(thread, epoch, deadline) }
+            }
         }
     }
 
-    /// Lets others run first, after raising a cancellation that is pending.
+    /// Lets others run first, after raising what interrupts the caller.
     ///
     /// # Safety
     /// As for [`Caller::wait`](Self::wait), with no wait begun.
@@ -242,13 +293,16 @@ impl Caller {
         if self.interrupt_pending() {
             return Err(self.raise_interrupt(py));
         }
+        if let Some(raised) = self.interrupts().raise_passed(py) {
+            return Err(raised);
+        }
         match self {
             Caller::Task { machine, .. } => {
                 // SAFETY: in the task, on its machine's thread; the frames are the caller's promise.
                 let resumed = unsafe { machine.yield_now() };
                 if resumed { Ok(()) } else { Err(Raised) }
             }
-            Caller::Thread(_) => {
+            Caller::Thread(_) | Caller::Blocked { .. } => {
                 // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
                 unsafe {
                     let state = ffi::PyEval_SaveThread();
@@ -265,9 +319,11 @@ impl Caller {
 
     /// The call is over, with or without a wait.
     pub fn done(&self, py: Python<'_>) {
-        if let Caller::Task { stack, .. } = self {
+        match self {
             // SAFETY: on the stack's thread.
-            unsafe { fiber::state(stack.as_ref()) }.release(py);
+            Caller::Task { stack, .. } => unsafe { fiber::state(stack.as_ref()) }.release(py),
+            Caller::Blocked { .. } => self.interrupts().unblock(),
+            Caller::Thread(_) => {}
         }
     }
 
@@ -277,12 +333,7 @@ impl Caller {
         if !unsafe { ffi::PyErr_Occurred() }.is_null() {
             return Raised; // a signal handler's, or thrown into the greenlet
         }
-        let core = match self {
-            // SAFETY: alive during its own call.
-            Caller::Task { task, .. } => Some(unsafe { task.as_ref() }.core()),
-            Caller::Thread(_) => None,
-        };
-        raise_interrupt(py, core, self.interrupts())
+        raise_interrupt(py, self.task().map(TaskObject::core), self.interrupts())
     }
 }
 
@@ -293,6 +344,7 @@ pub fn raise_interrupt(
     interrupts: &Interrupts,
 ) -> Raised {
     if core.is_some_and(penstock_core::task::Task::take_cancel) {
+        interrupts.spend_all();
         return Failure::Cancelled.raise(py, "the task was cancelled");
     }
     interrupts.raise(py)

@@ -4,7 +4,6 @@
 
 mod boundary;
 mod callback;
-mod caller;
 mod channel;
 mod context;
 mod convert;
@@ -17,6 +16,7 @@ mod memory;
 mod object;
 mod operation;
 mod runtime;
+mod scope;
 mod task;
 mod topology;
 mod unwind;
@@ -38,13 +38,15 @@ mod _core {
 
     #[pymodule_export]
     use crate::{
-        caller::CallerObject,
+        callback::CallbackObject,
         channel::ChannelObject,
+        interrupt::Mark,
         memory::{Buffer, BufferPool, BufferStats},
         runtime::{
             _after_fork_in_child, _at_exit, _configure, _frames_match, _runtime_state,
             _runtime_stats, _uses_fibers, build_profile,
         },
+        scope::{_seconds, ScopeObject},
         task::TaskObject,
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
     };

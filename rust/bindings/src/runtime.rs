@@ -527,8 +527,9 @@ pub fn _at_exit() {
 #[pyfunction]
 pub fn _after_fork_in_child() {
     fork::entered_child();
+    let forked = boundary::running_task().map(|(_, task, _)| task);
     Machine::forget_current();
-    boundary::forget_thread();
+    boundary::forget_thread(forked);
     // Ordering: Relaxed, the process has a single thread.
     DEFAULT.store(ptr::null_mut(), Ordering::Relaxed);
     OVER.store(false, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::{ptr, sync::Arc};
 
 use penstock_core::{scheduler::Machine, task::BeginJoin, wait::Outcome};
-use pyo3::{exceptions::PyTypeError, ffi, prelude::*};
+use pyo3::{exceptions::PyTypeError, ffi, prelude::*, types::PyString};
 
 use super::{Take, TaskObject, new_task, submit};
 use crate::{
@@ -33,15 +33,16 @@ pub static METHODS: [Definition; 6] = [
     Definition::fast(c"exception", exception, EXCEPTION_DOC),
     Definition::fast(c"aresult", aresult, ARESULT_DOC),
     Definition::fast(c"aexception", aexception, AEXCEPTION_DOC),
-    Definition::no_args(
+    Definition::fast(
         c"_join",
         join,
-        c"_join($self, /)\n--\n\nWaits for the task to end, however it does.",
+        c"_join($self, /, call, awaitable, timeout=None)\n--\n\nWaits for the task to end, however it does; says whether it \
+          has. The names are for the error in a coroutine.",
     ),
-    Definition::no_args(
+    Definition::fast(
         c"_ajoin",
         ajoin,
-        c"_ajoin($self, /)\n--\n\nThe awaitable form of `_join`.",
+        c"_ajoin($self, /, timeout=None)\n--\n\nThe awaitable form of `_join`; raises when the time is up.",
     ),
 ];
 
@@ -170,8 +171,8 @@ unsafe fn wait_done(
     py: Python<'_>,
     task: &TaskObject,
     patience: Patience,
-    call: &'static str,
-    awaitable: &'static str,
+    call: &str,
+    awaitable: &str,
 ) -> Result<bool, Raised> {
     if task.core.is_done() {
         return Ok(true);
@@ -339,20 +340,29 @@ unsafe extern "C-unwind" fn aexception(
 
 unsafe extern "C-unwind" fn join(
     this: *mut ffi::PyObject,
-    _: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: a raw entry of `Task`.
+    // SAFETY: called by CPython on a `Task`, attached, with the arguments of a vectorcall, which are alive during it. The
+    // two names are strings: this is called by our own modules only.
     unsafe {
         let py = Python::assume_attached();
+        let names = ["call", "awaitable", "timeout"];
+        let Ok([call, awaitable, timeout]) =
+            parse(py, "_join", names, 2, arguments, count, keywords)
+        else {
+            return ptr::null_mut();
+        };
+        let name = |text| {
+            let text = Bound::ref_from_ptr(py, text).cast_unchecked::<PyString>();
+            text.to_str().unwrap_or_default()
+        };
         let task = TaskObject::from_object(this);
-        match wait_done(
-            py,
-            task,
-            Patience::Forever,
-            "leaving a group",
-            "async with group",
-        ) {
-            Ok(_) => ffi::Py_NewRef(ffi::Py_None()),
+        let waited = Patience::from_optional(py, timeout)
+            .and_then(|patience| wait_done(py, task, patience, name(&call), name(&awaitable)));
+        match waited {
+            Ok(is_done) => ffi::PyBool_FromLong(is_done.into()),
             Err(Raised) => ptr::null_mut(),
         }
     }
@@ -360,18 +370,10 @@ unsafe extern "C-unwind" fn join(
 
 unsafe extern "C-unwind" fn ajoin(
     this: *mut ffi::PyObject,
-    _: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Task`, attached.
-    unsafe {
-        let py = Python::assume_attached();
-        let task = Bound::ref_from_ptr(py, &this).cast_unchecked::<TaskObject>();
-        match operation::join(task, Take::Nothing, Patience::Forever) {
-            Ok(awaitable) => awaitable.into_ptr(),
-            Err(error) => {
-                raise(py, error);
-                ptr::null_mut()
-            }
-        }
-    }
+    // SAFETY: a raw entry of `Task`.
+    unsafe { awaitable(this, "_ajoin", arguments, count, keywords, Take::Nothing) }
 }

@@ -27,7 +27,7 @@ use std::{
 use penstock_core::{
     scheduler::{Machine, Scheduler},
     task::{BeginJoin, Cancelling, Task, TaskVtable},
-    wait::{Entry, WaiterClass, WaiterRef},
+    wait::{Entry, Outcome, WaiterClass, WaiterRef},
 };
 use pyo3::{
     PyTraverseError, PyVisit,
@@ -288,6 +288,21 @@ impl TaskObject {
         format!("Task-{}", self.number())
     }
 
+    /// Whether something wants to interrupt its next wait.
+    #[inline]
+    pub fn interrupt_pending(&self) -> bool {
+        self.core.cancel_pending() || self.interrupts.pending()
+    }
+
+    /// Ends the wait that it is in, if it is in one: it is to see what it was asked to.
+    pub fn end_wait(&self) {
+        // SAFETY: alive, as the caller's reference shows.
+        unsafe { Task::interrupt(self.core_pointer(), || self.interrupt_pending()) };
+        if let Some(claim) = self.interrupts.claim_blocked(|| self.core.cancel_pending()) {
+            claim.complete(Outcome::Interrupted);
+        }
+    }
+
     /// Starts to wait for its end.
     pub fn begin_join(&self, waiter: &WaiterRef) -> BeginJoin {
         self.core.begin_join(waiter)
@@ -495,8 +510,7 @@ impl TaskObject {
             Cancelling::TooLate => false,
             Cancelling::NeverRuns => true,
             Cancelling::Asked => {
-                // SAFETY: alive, Python holds it during the call.
-                unsafe { Task::interrupt(self.core_pointer()) };
+                self.end_wait();
                 true
             }
         }
@@ -514,6 +528,11 @@ impl TaskObject {
         }
         callback::when_done(slf, r#fn);
         Ok(())
+    }
+
+    /// Whether the task ended by an exception, asked without retrieving it.
+    fn _failed(&self) -> bool {
+        matches!(self.outcome(), Some((End::Raised, _)))
     }
 
     /// A name for people: `Task-7`.
