@@ -10,14 +10,26 @@ from __future__ import annotations
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
 from penstock._core import Channel, Task, __version__, asleep, build_profile, go, sleep, yield_now
 from penstock.channel import ChannelStats
+from penstock.completion import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    as_completed,
+    await_,
+    wait,
+)
 from penstock.deadline import move_on_after, timeout
 from penstock.exceptions import Cancelled, ChannelClosed, Empty, Full, PenstockError
 from penstock.group import Group
+from penstock.map_results import map
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
 from penstock.runtime import RuntimeStats, configure, default_runtime
 from penstock.topology import CpuBudget, Node, Topology
 
 __all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
     "Buffer",
     "BufferPool",
     "BufferStats",
@@ -35,14 +47,18 @@ __all__ = [
     "Task",
     "Topology",
     "__version__",
+    "as_completed",
     "asleep",
+    "await_",
     "buffers",
     "configure",
     "default_runtime",
     "go",
+    "map",
     "move_on_after",
     "sleep",
     "timeout",
+    "wait",
     "yield_now",
 ]
 
