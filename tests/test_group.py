@@ -746,12 +746,16 @@ def test_what_another_signal_handler_raises_cancels_the_children_and_waits(run_p
         def stop(*_):
             sys.exit(3)
         signal.signal(signal.SIGTERM, stop)
+        main = threading.get_ident()
         def interrupt():
             wait_until(lambda: gate.stats().recv_waits == 1)
+            wait_until(lambda: group._state == "leaving")
+            wait_until(lambda: sys._current_frames()[main].f_code.co_name == "__exit__")
             signal.raise_signal(signal.SIGTERM)
         threading.Thread(target=interrupt, daemon=True).start()
+        group = penstock.Group()
         try:
-            with penstock.Group() as group:
+            with group:
                 group.go(child)
         finally:
             print(log)
