@@ -151,15 +151,21 @@ class Group:
         traceback: TracebackType | None,
     ) -> bool:
         leaving = _Leaving(self, error)
+        interruption = None
         waits = True
         while waits:
-            try:  # around the whole loop: Ctrl-C may come between two waits
+            try:  # around all of it: Ctrl-C may come between two waits, and while another one is dealt with
+                if interruption is not None:
+                    leaving.interrupted_by(interruption)
+                    interruption = None
                 while tasks := leaving.unfinished():
                     for task in tasks:
                         task._join("leaving a group", "async with group")
                 waits = False
-            except BaseException as interruption:  # noqa: BLE001 - raised at the end
-                leaving.interrupted_by(interruption)
+            except BaseException as raised:
+                if leaving.has_left:
+                    raise
+                interruption = raised
         return leaving.outcome()
 
     async def __aexit__(
@@ -268,6 +274,7 @@ class _Leaving:
         self._group = group
         self._scope = group._scope
         self._interruption: BaseException | None = None
+        self.has_left = False
         self._insists = False  # something has been raised that no scope of ours did
         with group._lock:
             if group._state == "open":
@@ -307,6 +314,7 @@ class _Leaving:
         """Leaves without waiting, and has the groups around this one do the same."""
         self._group.cancel()
         self._close()
+        self.has_left = True
         setattr(interruption, _AT_ONCE, True)
         raise interruption
 
