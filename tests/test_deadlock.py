@@ -142,6 +142,17 @@ def waits_a_while():
     channel.send(1)
 threading.Thread(target=waits_a_while).start()""",
     "a task that blocks its thread": "penstock.go(lambda: (time.sleep(1.6), channel.send(1)))",
+    "a blocking call": "penstock.go(lambda: (penstock.blocking(time.sleep, 1.6), channel.send(1)))",
+    "a deadline around the wait": """
+try:
+    with penstock.timeout(1.6):
+        channel.recv()
+except TimeoutError:
+    channel = penstock.Channel(1)
+    channel.send(1)""",
+    "another runtime": """
+runtime = penstock.Runtime(name="other")
+runtime.go(lambda: (penstock.sleep(1.6), channel.send(1)))""",
     "a signal handler": """
 signal.signal(signal.SIGALRM, lambda *_: channel.send_nowait(1) if len(channel) == 0 else None)
 channel = penstock.Channel(1)

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import weakref
+from collections.abc import Generator
 from typing import Any
 
 import penstock
@@ -349,6 +350,27 @@ def test_a_child_that_ends_while_the_group_is_being_cancelled_starts_no_queued_o
     assert ran == []
 
 
+def test_a_queued_child_that_was_cancelled_makes_room_for_the_next() -> None:
+    gate = Channel[None]()
+    ran: list[int] = []
+    with Group(limit=1) as group:
+        group.go(gate.recv)
+        queued = [group.go(ran.append, i) for i in range(4)]
+        assert queued[0].cancel()
+        assert queued[2].cancel()
+        gate.send(None)
+    assert ran == [1, 3]
+
+
+def test_many_queued_children_take_time_in_proportion_to_their_number() -> None:
+    """Each end once searched the whole queue, and each wait of leaving the whole set: minutes, for so many."""
+    done: list[int] = []
+    with Group(limit=2) as group:
+        for i in range(30_000):
+            group.go(done.append, i)
+    assert len(done) == 30_000
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(limit: int) -> None:
     with pytest.raises(ValueError, match=rf"limit.*{limit}"):
@@ -390,6 +412,85 @@ def test_go_of_a_group_refuses_what_go_does_and_leaves_the_group_open() -> None:
             group.go(coroutine)  # type: ignore[call-overload]
         assert group.go(int).result(timeout=LIMIT) == 0
     coroutine.close()
+
+
+def test_go_never_adds_to_a_group_that_has_been_left(threads: Any) -> None:
+    """A child that is started at the moment of leaving is waited for, or refused."""
+    for _ in range(200):
+        ended: list[int] = []
+        accepted: list[int] = []
+        group = Group()
+
+        def start(group: Group = group, accepted: list[int] = accepted, ended: list[int] = ended) -> None:
+            try:
+                for i in range(20):
+                    group.go(ended.append, i)
+                    accepted.append(i)
+            except RuntimeError:
+                pass
+
+        group.__enter__()
+        threads.start(start)
+        group.__exit__(None, None, None)
+        at_exit = len(ended)
+        threads.join()
+        assert len(accepted) == at_exit
+
+
+def test_a_generator_that_is_closed_in_a_group_waits_and_ends() -> None:
+    log: list[str] = []
+    started = Channel[None]()
+
+    def child() -> None:
+        started.send(None)
+        try:
+            Channel[None]().recv()
+        finally:
+            log.append("child ended")
+
+    def generate() -> Generator[int]:
+        with Group() as group:
+            group.go(child)
+            started.recv()
+            yield 1
+
+    generator = generate()
+    assert next(generator) == 1
+    generator.close()
+    assert log == ["child ended"]
+
+
+def test_a_coroutine_that_is_closed_in_a_group_cancels_and_does_not_wait(wait_until: Any) -> None:
+    children: list[Any] = []
+
+    async def main() -> None:
+        async with Group() as group:
+            children.append(group.go(Channel[None]().recv))
+            await Suspended()
+
+    class Suspended:
+        def __await__(self) -> Generator[None]:
+            yield None
+
+    coroutine = main()
+    coroutine.send(None)
+    coroutine.close()
+    wait_until(children[0].done)
+    assert children[0].cancelled()
+
+
+def test_a_failure_interrupts_the_body_once_and_never_after_the_group() -> None:
+    """The interrupt comes from another thread: it must not reach a wait behind the group."""
+
+    def body() -> None:
+        for _ in range(300):
+            with pytest.raises(ExceptionGroup), Group() as group:
+                group.go(int, "x")
+            penstock.yield_now()
+            penstock.sleep(0)
+
+    body()
+    go(body).result(timeout=LIMIT)
 
 
 # async with
@@ -469,6 +570,47 @@ def test_plain_with_in_an_async_task_that_would_wait_names_the_async_form() -> N
     gate.close()
 
 
+def test_asyncios_own_cancellation_is_kept_beside_the_groups() -> None:
+    """Both cancel the task before it runs on: the group takes back its own only."""
+    ready = threading.Event()
+
+    async def body(failing: Channel[None]) -> None:
+        async with Group() as group:
+            group.go(fails, failing)
+            await asyncio.sleep(LIMIT)
+
+    def fails(failing: Channel[None]) -> None:
+        failing.recv()
+        raise First("child")
+
+    async def main() -> None:
+        failing = Channel[None](1)
+        task = asyncio.create_task(body(failing))
+        await asyncio.sleep(0)
+        scopes[0].interrupt()  # as the group does
+        task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        ready.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelling() == 1
+
+    scopes: list[Any] = []
+    from penstock import group as module
+
+    class Recording(module._AsyncioScope):
+        def __init__(self, task: Any) -> None:
+            super().__init__(task)
+            scopes.append(self)
+
+    original, module._AsyncioScope = module._AsyncioScope, Recording  # type: ignore[misc]
+    try:
+        asyncio.run(main())
+    finally:
+        module._AsyncioScope = original  # type: ignore[misc]
+
+
 # Ctrl-C
 
 INTERRUPT = """
@@ -526,4 +668,98 @@ def test_a_second_ctrl_c_leaves_at_once(run_program: Any) -> None:
             print("left")
         """,
         stdout="left\n",
+    )
+
+
+def test_a_second_ctrl_c_leaves_nested_groups_at_once_too(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock, signal
+        gate, never = penstock.Channel(), penstock.Channel()
+        def child():
+            try:
+                gate.recv()
+            finally:
+                never.recv()
+        def interrupt():
+            wait_until(lambda: gate.stats().recv_waits == 3)
+            signal.raise_signal(signal.SIGINT)
+            wait_until(lambda: never.stats().recv_waits == 1)
+            signal.raise_signal(signal.SIGINT)
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            with penstock.Group() as one:
+                one.go(child)
+                with penstock.Group() as two:
+                    two.go(child)
+                    with penstock.Group() as three:
+                        three.go(child)
+        except KeyboardInterrupt:
+            print("left")
+        """,
+        stdout="left\n",
+    )
+
+
+def test_the_first_ctrl_c_waits_also_after_a_deadline(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock, signal
+        gate, clean = penstock.Channel(), penstock.Channel()
+        log = []
+        def child():
+            try:
+                gate.recv()
+            finally:
+                try:
+                    clean.recv()
+                finally:
+                    log.append("child ended")
+        def interrupt():
+            wait_until(lambda: clean.stats().recv_waits == 1)
+            signal.raise_signal(signal.SIGINT)
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            with penstock.move_on_after(0.05) as scope:
+                with penstock.Group() as group:
+                    group.go(child)
+        except KeyboardInterrupt:
+            log.append(f"interrupted, expired: {scope.expired}")
+        print(log)
+        """,
+        stdout="['child ended', 'interrupted, expired: True']\n",
+    )
+
+
+def test_what_another_signal_handler_raises_cancels_the_children_and_waits(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock, signal
+        gate = penstock.Channel()
+        log = []
+        def child():
+            try:
+                gate.recv()
+            finally:
+                penstock.sleep(0.01)
+                log.append("child ended")
+        def stop(*_):
+            sys.exit(3)
+        signal.signal(signal.SIGTERM, stop)
+        main = threading.get_ident()
+        def interrupt():
+            wait_until(lambda: gate.stats().recv_waits == 1)
+            wait_until(lambda: group._state == "leaving")
+            wait_until(lambda: sys._current_frames()[main].f_code.co_name == "__exit__")
+            signal.raise_signal(signal.SIGTERM)
+        threading.Thread(target=interrupt, daemon=True).start()
+        group = penstock.Group()
+        try:
+            with group:
+                group.go(child)
+        finally:
+            print(log)
+        """,
+        stdout="['child ended']\n",
+        returncode=3,
     )

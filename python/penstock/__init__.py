@@ -22,15 +22,28 @@ from penstock._core import (
     yield_now,
 )
 from penstock.channel import ChannelStats
+from penstock.completion import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    as_completed,
+    await_,
+    wait,
+)
+from penstock.deadline import move_on_after, timeout
 from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full, PenstockError
 from penstock.executor import Executor
 from penstock.group import Group
+from penstock.map_results import map
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.topology import CpuBudget, Node, Topology
 
 __all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
     "Buffer",
     "BufferPool",
     "BufferStats",
@@ -52,14 +65,20 @@ __all__ = [
     "Topology",
     "__version__",
     "ablocking",
+    "as_completed",
     "asleep",
+    "await_",
     "blocking",
     "buffers",
     "configure",
     "default_runtime",
     "go",
+    "map",
+    "move_on_after",
     "pinned",
     "sleep",
+    "timeout",
+    "wait",
     "yield_now",
 ]
 

@@ -49,8 +49,3 @@ class Deadlock(PenstockError, RuntimeError):
 
 class Cancelled(BaseException):
     """Raised in a task that was cancelled, and by ``result()`` of one that ended so."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # Without the scope that it came from, which runs in this process only and is for that scope's eyes.
-        attributes = {name: value for name, value in self.__dict__.items() if name != "_scope"}
-        return (type(self), self.args, attributes or None)

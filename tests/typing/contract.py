@@ -5,7 +5,23 @@ from __future__ import annotations
 import functools
 from typing import assert_type
 
-from penstock import Channel, Group, RuntimeStats, Task, asleep, default_runtime, go, sleep, yield_now
+from penstock import (
+    Channel,
+    Group,
+    RuntimeStats,
+    Task,
+    as_completed,
+    asleep,
+    await_,
+    default_runtime,
+    go,
+    map,
+    move_on_after,
+    sleep,
+    timeout,
+    wait,
+    yield_now,
+)
 
 
 def plain(a: int, b: str = "") -> float:
@@ -85,3 +101,36 @@ sleep(0.5)
 yield_now()
 assert_type(default_runtime().stats(), RuntimeStats)
 assert_type(default_runtime().stats().steals, int)
+
+# deadlines: only `move_on_after` may swallow
+
+
+def limited() -> int:
+    with timeout(1):
+        return 1
+
+
+def moved_on() -> int:
+    with move_on_after(1.5) as scope:
+        return 1
+    return int(scope.expired)
+
+
+timeout("1")  # type: ignore[arg-type]
+
+# many tasks
+
+done, not_done = wait([go(plain, 1)], timeout=1, return_when="FIRST_COMPLETED")
+assert_type(done, set[Task[float]])
+assert_type([ended.result() for ended in as_completed([go(plain, 1)], timeout=1)], list[float])
+assert_type(list(map(plain, [1], limit=3, ordered=False)), list[float])
+assert_type(list(map(coloured, [1])), list[bytes])
+map(coloured, ["1"])  # type: ignore[arg-type]
+
+
+async def many() -> None:
+    assert_type((await await_([go(plain, 1)])).done, set[Task[float]])
+    async for ended in as_completed([go(plain, 1)]):
+        assert_type(ended, Task[float])
+    async for result in map(plain, [1]):
+        assert_type(result, float)

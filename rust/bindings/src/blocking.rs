@@ -69,6 +69,17 @@ struct State {
 /// The process's pool, or null.
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
 
+/// Whether no call is being made or waits for a thread.
+pub fn rests() -> bool {
+    // Ordering: Acquire pairs with the Release in `Pool::get`.
+    // SAFETY: null or never freed.
+    let pool = unsafe { POOL.load(Ordering::Acquire).as_ref() };
+    pool.is_none_or(|pool| {
+        let state = pool.lock();
+        state.calls.is_empty() && state.idle.len() == state.threads
+    })
+}
+
 /// In a forked child: the pool was its parent's.
 pub fn forget_pool() {
     POOL.store(ptr::null_mut(), Ordering::Relaxed); // Ordering: Relaxed, the process has a single thread.

@@ -110,9 +110,22 @@ impl ThreadWaiter {
     }
 }
 
-/// In a forked child: the thread's waiter was its parent's.
-pub fn forget_thread() {
-    THREAD.set(std::ptr::null());
+/// In a forked child: the thread's waiter was its parent's. The deadlines that the forking task or thread is in hold for
+/// the child's thread.
+///
+/// `forked` is the task, if one forked.
+pub fn forget_thread(forked: Option<NonNull<TaskObject>>) {
+    let thread = THREAD.replace(std::ptr::null());
+    // SAFETY: the task runs on, as a call of this thread. The thread's waiter stays behind, alive.
+    let interrupts = unsafe {
+        match forked {
+            Some(task) => Some(task.as_ref().interrupts()),
+            None => thread.as_ref().map(|thread| &thread.interrupts),
+        }
+    };
+    if let Some(interrupts) = interrupts {
+        ThreadWaiter::here().interrupts.adopt(interrupts);
+    }
 }
 
 /// What is waited for: a call, on an object that it keeps alive or on none.
@@ -142,6 +155,11 @@ pub enum Caller {
     },
     /// A thread, which blocks.
     Thread(&'static ThreadWaiter, Wait),
+    /// A plain task that must not leave its stack now, and so blocks its thread.
+    Blocked {
+        task: NonNull<TaskObject>,
+        thread: &'static ThreadWaiter,
+    },
 }
 
 impl Caller {
@@ -171,17 +189,21 @@ impl Caller {
             );
             return Err(raise(py, PyRuntimeError::new_err(message)));
         }
-        if must_block_thread(py)? {
-            return Ok(Caller::Thread(ThreadWaiter::here(), wait));
-        }
-        // SAFETY: it runs on this very stack, so it is alive.
-        debug::look_at_locks(py, unsafe { task.as_ref() }, call)?;
-        // SAFETY: on the stack's thread.
-        unsafe { fiber::state(stack.as_ref()) }.wait = wait;
-        // SAFETY: as above.
-        let holds = unsafe { fiber::state(stack.as_ref()) }.hold(py, machine.fibers());
-        if !holds {
-            return Ok(Caller::Thread(ThreadWaiter::here(), wait));
+        let may_park = !must_block_thread(py)? && {
+            // SAFETY: it runs on this very stack, so it is alive.
+            debug::look_at_locks(py, unsafe { task.as_ref() }, call)?;
+            // SAFETY: on the stack's thread.
+            let state = unsafe { fiber::state(stack.as_ref()) };
+            state.wait = wait;
+            state.hold(py, machine.fibers())
+        };
+        if !may_park {
+            let thread = ThreadWaiter::here();
+            // SAFETY: alive, as above.
+            unsafe { task.as_ref() }
+                .interrupts()
+                .block(thread.waiter_ref());
+            return Ok(Caller::Blocked { task, thread });
         }
         // SAFETY: alive, as above.
         unsafe { task.as_ref() }.core().set_stack(stack.as_ptr());
@@ -200,6 +222,7 @@ impl Caller {
                 unsafe { fiber::state(stack.as_ref()) }.wait.subject = subject;
             }
             Caller::Thread(_, wait) => wait.subject = subject,
+            Caller::Blocked { .. } => {} // nobody asks while a worker is kept
         }
         self
     }
@@ -211,7 +234,7 @@ impl Caller {
             Caller::Task { task, .. } => unsafe {
                 WaiterRef::retain(NonNull::from(task.as_ref().core().waiter()))
             },
-            Caller::Thread(thread, _) => thread.waiter_ref(),
+            Caller::Thread(thread, _) | Caller::Blocked { thread, .. } => thread.waiter_ref(),
         }
     }
 
@@ -219,14 +242,26 @@ impl Caller {
         match self {
             // SAFETY: alive during its own call.
             Caller::Task { task, .. } => unsafe { task.as_ref() }.core().waiter(),
-            Caller::Thread(thread, _) => &thread.waiter,
+            Caller::Thread(thread, _) | Caller::Blocked { thread, .. } => &thread.waiter,
+        }
+    }
+
+    fn task(&self) -> Option<&TaskObject> {
+        match self {
+            Caller::Task { task, .. } | Caller::Blocked { task, .. } => {
+                // SAFETY: alive during its own call.
+                Some(unsafe { task.as_ref() })
+            }
+            Caller::Thread(..) => None,
         }
     }
 
     fn interrupts(&self) -> &Interrupts {
         match self {
-            // SAFETY: alive during its own call.
-            Caller::Task { task, .. } => unsafe { task.as_ref() }.interrupts(),
+            Caller::Task { task, .. } | Caller::Blocked { task, .. } => {
+                // SAFETY: alive during its own call.
+                unsafe { task.as_ref() }.interrupts()
+            }
             Caller::Thread(thread, _) => &thread.interrupts,
         }
     }
@@ -234,15 +269,15 @@ impl Caller {
     /// Whether somebody wants to interrupt the next wait.
     #[inline]
     pub fn interrupt_pending(&self) -> bool {
-        let asked = match self {
-            // SAFETY: alive during its own call.
-            Caller::Task { task, .. } => unsafe { task.as_ref() }.core().cancel_pending(),
-            Caller::Thread(..) => false,
-        };
-        asked || self.interrupts().pending()
+        match self.task() {
+            Some(task) => task.interrupt_pending(),
+            None => self.interrupts().pending(),
+        }
     }
 
     /// Sleeps until the wait `epoch`, which the core began for this caller, has ended.
+    ///
+    /// `deadline` is that of the call. Where one that the caller is in comes first, this raises it.
     ///
     /// # Safety
     /// Attached, and nothing with a destructor is alive in the frames up to the raw entry.
@@ -250,6 +285,22 @@ impl Caller {
         if self.interrupt_pending() && self.waiter().disarm(epoch, Outcome::Interrupted) {
             return Ok(Outcome::Interrupted);
         }
+        let limit = self.interrupts().limit(deadline);
+        // SAFETY: as for this function.
+        let ended = unsafe { self.sleep(epoch, limit) }?;
+        if ended == Outcome::TimedOut {
+            // SAFETY: attached, by the caller's promise.
+            let py = unsafe { Python::assume_attached() };
+            if let Some(raised) = self.interrupts().raise_expired(py, deadline) {
+                return Err(raised);
+            }
+        }
+        Ok(ended)
+    }
+
+    /// # Safety
+    /// As for [`Caller::wait`](Self::wait).
+    unsafe fn sleep(&self, epoch: Epoch, deadline: Option<Instant>) -> Result<Outcome, Raised> {
         match *self {
             Caller::Task {
                 machine,
@@ -266,10 +317,14 @@ impl Caller {
             }
             // SAFETY: attached; the frames are the caller's promise.
             Caller::Thread(thread, wait) => unsafe { block(thread, wait, epoch, deadline) },
+            Caller::Blocked { thread, .. } => {
+                // SAFETY: as above.
+                unsafe { block(thread, Wait::default(), epoch, deadline) }
+            }
         }
     }
 
-    /// Lets others run first, after raising a cancellation that is pending.
+    /// Lets others run first, after raising what interrupts the caller.
     ///
     /// # Safety
     /// As for [`Caller::wait`](Self::wait), with no wait begun.
@@ -279,13 +334,16 @@ impl Caller {
         if self.interrupt_pending() {
             return Err(self.raise_interrupt(py));
         }
+        if let Some(raised) = self.interrupts().raise_passed(py) {
+            return Err(raised);
+        }
         match self {
             Caller::Task { machine, .. } => {
                 // SAFETY: in the task, on its machine's thread; the frames are the caller's promise.
                 let resumed = unsafe { machine.yield_now() };
                 if resumed { Ok(()) } else { Err(Raised) }
             }
-            Caller::Thread(..) => {
+            Caller::Thread(..) | Caller::Blocked { .. } => {
                 // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
                 unsafe {
                     let state = ffi::PyEval_SaveThread();
@@ -302,9 +360,11 @@ impl Caller {
 
     /// The call is over, with or without a wait.
     pub fn done(&self, py: Python<'_>) {
-        if let Caller::Task { stack, .. } = self {
+        match self {
             // SAFETY: on the stack's thread.
-            unsafe { fiber::state(stack.as_ref()) }.release(py);
+            Caller::Task { stack, .. } => unsafe { fiber::state(stack.as_ref()) }.release(py),
+            Caller::Blocked { .. } => self.interrupts().unblock(),
+            Caller::Thread(..) => {}
         }
     }
 
@@ -314,12 +374,7 @@ impl Caller {
         if !unsafe { ffi::PyErr_Occurred() }.is_null() {
             return Raised; // a signal handler's, or thrown into the greenlet
         }
-        let core = match self {
-            // SAFETY: alive during its own call.
-            Caller::Task { task, .. } => Some(unsafe { task.as_ref() }.core()),
-            Caller::Thread(..) => None,
-        };
-        raise_interrupt(py, core, self.interrupts())
+        raise_interrupt(py, self.task().map(TaskObject::core), self.interrupts())
     }
 }
 
@@ -330,6 +385,7 @@ pub fn raise_interrupt(
     interrupts: &Interrupts,
 ) -> Raised {
     if core.is_some_and(penstock_core::task::Task::take_cancel) {
+        interrupts.spend_all();
         return Failure::Cancelled.raise(py, "the task was cancelled");
     }
     interrupts.raise(py)

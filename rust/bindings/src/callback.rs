@@ -6,7 +6,7 @@ use std::{ptr::NonNull, sync::Arc};
 
 use penstock_core::{
     task::BeginJoin,
-    wait::{Waiter, WaiterClass, WaiterRef},
+    wait::{Entry, Waiter, WaiterClass, WaiterRef},
 };
 use pyo3::{ffi, prelude::*};
 
@@ -53,8 +53,11 @@ impl Callback {
     }
 }
 
-/// Has `function(task)` called when `task` has ended, or calls it at once.
-pub fn when_done(task: &Bound<'_, TaskObject>, function: &Bound<'_, PyAny>) {
+/// Has `function(task)` called when `task` has ended, or calls it at once. What it gives is where it waits.
+pub fn when_done(
+    task: &Bound<'_, TaskObject>,
+    function: &Bound<'_, PyAny>,
+) -> Option<Arc<Entry<()>>> {
     // SAFETY: both are alive, and this thread is attached.
     let callback = unsafe {
         Arc::new(Callback {
@@ -66,7 +69,36 @@ pub fn when_done(task: &Bound<'_, TaskObject>, function: &Bound<'_, PyAny>) {
     // SAFETY: embedded as its class expects, and alive.
     let waiter = unsafe { WaiterRef::retain(NonNull::from(&callback.waiter)) };
     match task.get().begin_join(&waiter) {
-        BeginJoin::Done => callback.call(),
-        BeginJoin::Waiting(_) => {} // the list holds the entry, and the entry the waiter
+        BeginJoin::Done => {
+            callback.call();
+            None
+        }
+        BeginJoin::Waiting(entry) => Some(entry), // it holds the waiter, and the list holds it
+    }
+}
+
+/// A callback that can be taken back.
+#[pyclass(frozen, module = "penstock._core", name = "_Callback")]
+pub struct CallbackObject {
+    task: Object,
+    entry: Arc<Entry<()>>,
+}
+
+#[pymethods]
+impl CallbackObject {
+    /// Has `fn(task)` called when `task` has ended; `None` if it was called at once.
+    #[staticmethod]
+    fn add(task: &Bound<'_, TaskObject>, r#fn: &Bound<'_, PyAny>) -> Option<Self> {
+        when_done(task, r#fn).map(|entry| Self {
+            // SAFETY: alive, and attached.
+            task: unsafe { Object::new(task.as_ptr()) },
+            entry,
+        })
+    }
+
+    /// Takes it back, unless it is called already.
+    fn remove(&self) {
+        // SAFETY: a task, which is alive while this is.
+        unsafe { TaskObject::from_object(self.task.as_ptr()) }.finish_join(&self.entry);
     }
 }

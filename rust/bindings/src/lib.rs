@@ -5,7 +5,6 @@
 mod blocking;
 mod boundary;
 mod callback;
-mod caller;
 mod channel;
 mod context;
 mod convert;
@@ -21,6 +20,7 @@ mod object;
 mod operation;
 mod pinned;
 mod runtime;
+mod scope;
 mod stall;
 mod task;
 mod topology;
@@ -43,13 +43,15 @@ mod _core {
 
     #[pymodule_export]
     use crate::{
-        caller::CallerObject,
+        callback::CallbackObject,
         channel::ChannelObject,
         deadlock::{_look_for_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
+        interrupt::Mark,
         memory::{Buffer, BufferPool, BufferStats},
         pinned::{_pin, _unpin},
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
+        scope::{_seconds, ScopeObject},
         task::TaskObject,
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
     };

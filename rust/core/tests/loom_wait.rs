@@ -11,7 +11,7 @@ use std::{ptr::NonNull, sync::Arc};
 use channel_thread::waiter as thread_waiter;
 use loom::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
 use model_host::{explore, job, scheduler};
@@ -162,6 +162,43 @@ fn a_cancelled_task_does_not_sleep_on() {
         let claimed = canceller.join().unwrap();
         assert_ne!(interrupted, claimed, "one of the two ends the wait");
         assert!(task.core.take_cancel());
+    });
+}
+
+/// The owner may see a mark by itself, before the one who marks has looked which wait it is in.
+#[test]
+fn what_was_seen_in_one_wait_does_not_end_the_next() {
+    explore(3, || {
+        let owner = Counted::new();
+        let mark = Arc::new(AtomicBool::new(false));
+        let interrupter = {
+            let (owner, mark) = (Arc::clone(&owner), Arc::clone(&mark));
+            thread::spawn(move || {
+                // Ordering: SeqCst throughout, as for a cancellation: see `Waiter::arm`.
+                mark.store(true, Ordering::SeqCst);
+                owner.waiter().interrupt(|| mark.load(Ordering::SeqCst));
+            })
+        };
+        let mut seen = 0;
+        for _ in 0..2 {
+            let epoch = owner.waiter.arm();
+            if !mark.load(Ordering::SeqCst) || !owner.waiter.disarm(epoch, Outcome::Interrupted) {
+                owner.waiter.disarm(epoch, Outcome::Handed); // a peer's, if the wait has not ended
+            }
+            let outcome = loop {
+                match owner.waiter.outcome(epoch) {
+                    Some(outcome) => break outcome,
+                    None => thread::yield_now(),
+                }
+            };
+            if outcome == Outcome::Interrupted {
+                assert!(mark.swap(false, Ordering::SeqCst), "woken for nothing");
+                seen += 1;
+            }
+        }
+        interrupter.join().unwrap();
+        let unseen = usize::from(mark.load(Ordering::SeqCst));
+        assert_eq!(seen + unseen, 1, "raised once, or left for the next wait");
     });
 }
 

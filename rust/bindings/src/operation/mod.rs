@@ -389,8 +389,11 @@ impl Operation {
         let task = unsafe { task.as_ref() };
         debug::look_at_locks(py, task, "an await")?;
         if matches!(self.what, What::Yield) {
-            if task.core().cancel_pending() || task.interrupts().pending() {
+            if task.interrupt_pending() {
                 return Err(raise_interrupt(py, Some(task.core()), task.interrupts()));
+            }
+            if let Some(raised) = task.interrupts().raise_passed(py) {
+                return Err(raised);
             }
             self.state = State::Yielded;
             return Ok(marker(&YIELDED));
@@ -411,8 +414,7 @@ impl Operation {
             Begun::Done(value) => return Ok(Step::Return(value)),
             Begun::Waiting(wait) => wait,
         };
-        let interrupted = task.core().cancel_pending() || task.interrupts().pending();
-        if interrupted
+        if task.interrupt_pending()
             && task
                 .core()
                 .waiter()
@@ -420,7 +422,7 @@ impl Operation {
         {
             return self.finish(py, &wait, Outcome::Interrupted);
         }
-        if let Some(deadline) = self.patience.deadline() {
+        if let Some(deadline) = task.interrupts().limit(self.patience.deadline()) {
             machine
                 .scheduler
                 .set_timer(deadline, task.waiter_ref(), wait.epoch);
@@ -604,7 +606,8 @@ impl Operation {
                     .map(Step::Return)
             }
             LeftEntry::None => match (&self.what, outcome) {
-                (What::Yield, _) | (_, Outcome::TimedOut) => none(),
+                (What::Yield, _) => none(),
+                (_, Outcome::TimedOut) => self.expired(py).map_or_else(none, Err),
                 _ => Err(self.interrupted(py)),
             },
         }
@@ -623,7 +626,18 @@ impl Operation {
         raise_interrupt(py, Some(task.core()), task.interrupts())
     }
 
+    /// Raises the deadline that ended the wait, if it was one that its task is in.
+    fn expired(&self, py: Python<'_>) -> Option<Raised> {
+        // SAFETY: null while there is no task, or it is in its step.
+        let task = unsafe { self.task.as_ref() }?;
+        let own = self.patience.deadline();
+        task.interrupts().raise_expired(py, own)
+    }
+
     fn timed_out(&self, py: Python<'_>) -> Raised {
+        if let Some(raised) = self.expired(py) {
+            return raised;
+        }
         if let What::Acquire(nbytes) = self.what {
             return memory::timed_out(py, nbytes);
         }

@@ -27,7 +27,7 @@ use super::{
     settings::{self, Parking, Settings},
 };
 use crate::{
-    debug,
+    blocking, debug,
     object::Object,
     stall,
     task::{self, TaskObject},
@@ -68,6 +68,9 @@ pub fn is_over() -> bool {
 /// Whether nothing runs in any runtime and nothing will by itself, with a number that changes when something happens:
 /// see `Scheduler::quiescence`.
 pub fn quiescence() -> Option<u64> {
+    if !blocking::rests() {
+        return None;
+    }
     let lives = lock(&LIVES);
     let mut schedulers = lives.iter().filter_map(|life| life.running());
     schedulers.try_fold(0, |sum: u64, scheduler| {

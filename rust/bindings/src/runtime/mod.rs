@@ -185,9 +185,10 @@ pub fn _at_exit() {
 /// Runs in a forked child, on its only thread, before anything else of ours.
 #[pyfunction]
 pub fn _after_fork_in_child() {
+    let forked = boundary::running_task().map(|(_, task, _)| task);
     fork::entered_child();
     Machine::forget_current();
-    boundary::forget_thread();
+    boundary::forget_thread(forked);
     deadlock::forget_threads();
     host::forget_threads();
     blocking::forget_pool();

@@ -7,6 +7,7 @@ use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     ffi,
     prelude::*,
+    types::PyString,
 };
 
 use super::{Take, TaskObject, Where, new_task, submit};
@@ -47,15 +48,16 @@ pub static METHODS: [Definition; 6] = [
     Definition::fast(c"exception", exception, EXCEPTION_DOC),
     Definition::fast(c"aresult", aresult, ARESULT_DOC),
     Definition::fast(c"aexception", aexception, AEXCEPTION_DOC),
-    Definition::no_args(
+    Definition::fast(
         c"_join",
         join,
-        c"_join($self, /)\n--\n\nWaits for the task to end, however it does.",
+        c"_join($self, /, call, awaitable, timeout=None)\n--\n\nWaits for the task to end, however it does; says whether it \
+          has. The names are for the error in a coroutine.",
     ),
-    Definition::no_args(
+    Definition::fast(
         c"_ajoin",
         ajoin,
-        c"_ajoin($self, /)\n--\n\nThe awaitable form of `_join`.",
+        c"_ajoin($self, /, timeout=None)\n--\n\nThe awaitable form of `_join`; raises when the time is up.",
     ),
 ];
 
@@ -356,7 +358,7 @@ pub unsafe fn wait_done(
     task: &TaskObject,
     patience: Patience,
     call: &'static str,
-    awaitable: &'static str,
+    awaitable: &str,
 ) -> Result<bool, Raised> {
     if task.core.is_done() {
         return Ok(true);
@@ -524,20 +526,29 @@ unsafe extern "C-unwind" fn aexception(
 
 unsafe extern "C-unwind" fn join(
     this: *mut ffi::PyObject,
-    _: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: a raw entry of `Task`.
+    // SAFETY: called by CPython on a `Task`, attached, with the arguments of a vectorcall, which are alive during it. The
+    // two names are strings: this is called by our own modules only, with constants, which their code keeps alive.
     unsafe {
         let py = Python::assume_attached();
+        let names = ["call", "awaitable", "timeout"];
+        let Ok([call, awaitable, timeout]) =
+            parse(py, "_join", names, 2, arguments, count, keywords)
+        else {
+            return ptr::null_mut();
+        };
+        let name = |text| -> &'static str {
+            let text = Bound::ref_from_ptr(py, text).cast_unchecked::<PyString>();
+            &*ptr::from_ref(text.to_str().unwrap_or_default())
+        };
         let task = TaskObject::from_object(this);
-        match wait_done(
-            py,
-            task,
-            Patience::Forever,
-            "leaving a group",
-            "async with group",
-        ) {
-            Ok(_) => ffi::Py_NewRef(ffi::Py_None()),
+        let waited = Patience::from_optional(py, timeout)
+            .and_then(|patience| wait_done(py, task, patience, name(&call), name(&awaitable)));
+        match waited {
+            Ok(is_done) => ffi::PyBool_FromLong(is_done.into()),
             Err(Raised) => ptr::null_mut(),
         }
     }
@@ -545,18 +556,10 @@ unsafe extern "C-unwind" fn join(
 
 unsafe extern "C-unwind" fn ajoin(
     this: *mut ffi::PyObject,
-    _: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Task`, attached.
-    unsafe {
-        let py = Python::assume_attached();
-        let task = Bound::ref_from_ptr(py, &this).cast_unchecked::<TaskObject>();
-        match operation::join(task, Take::Nothing, Patience::Forever) {
-            Ok(awaitable) => awaitable.into_ptr(),
-            Err(error) => {
-                raise(py, error);
-                ptr::null_mut()
-            }
-        }
-    }
+    // SAFETY: a raw entry of `Task`.
+    unsafe { awaitable(this, "_ajoin", arguments, count, keywords, Take::Nothing) }
 }

@@ -27,7 +27,7 @@ use std::{
 use penstock_core::{
     scheduler::{Machine, Refused, Scheduler},
     task::{BeginJoin, Cancelling, Task, TaskVtable},
-    wait::{Entry, WaiterClass, WaiterRef},
+    wait::{Entry, Outcome, WaiterClass, WaiterRef},
 };
 use pyo3::{
     PyTraverseError, PyVisit,
@@ -301,6 +301,21 @@ impl TaskObject {
         // SAFETY: a `str` that lives as long as the task; attached, as every caller is.
         let name = unsafe { Bound::ref_from_ptr(Python::assume_attached(), &self.name) };
         name.to_string()
+    }
+
+    /// Whether something wants to interrupt its next wait.
+    #[inline]
+    pub fn interrupt_pending(&self) -> bool {
+        self.core.cancel_pending() || self.interrupts.pending()
+    }
+
+    /// Ends the wait that it is in, if it is in one: it is to see what it was asked to.
+    pub fn end_wait(&self) {
+        // SAFETY: alive, as the caller's reference shows.
+        unsafe { Task::interrupt(self.core_pointer(), || self.interrupt_pending()) };
+        if let Some(claim) = self.interrupts.claim_blocked(|| self.core.cancel_pending()) {
+            claim.complete(Outcome::Interrupted);
+        }
     }
 
     /// Starts to wait for its end.
@@ -603,8 +618,7 @@ impl TaskObject {
             Cancelling::TooLate => false,
             Cancelling::NeverRuns => true,
             Cancelling::Asked => {
-                // SAFETY: alive, Python holds it during the call.
-                unsafe { Task::interrupt(self.core_pointer()) };
+                self.end_wait();
                 true
             }
         }
@@ -622,6 +636,11 @@ impl TaskObject {
         }
         callback::when_done(slf, r#fn);
         Ok(())
+    }
+
+    /// Whether the task ended by an exception, asked without retrieving it.
+    fn _failed(&self) -> bool {
+        matches!(self.outcome(), Some((End::Raised, _)))
     }
 
     /// A name for people: what `spawn` was given, or `Task-7`.

@@ -32,7 +32,7 @@ use join::Join;
 use crate::{
     scheduler::{Scheduler, Stack, ready_stack, ready_task},
     sync::{AtomicPtr, AtomicU32, Ordering, UnsafeCell},
-    wait::{Outcome, Waiter, WaiterClass, WaiterRef},
+    wait::{Waiter, WaiterClass, WaiterRef},
 };
 
 const PHASE: u32 = 0b111;
@@ -287,17 +287,16 @@ impl Task {
         }
     }
 
-    /// Ends the wait that a cancelled task is in, if it is in one.
+    /// Ends the wait that a task is in, if it is in one, so that it sees what was marked before: a cancellation, say.
+    ///
+    /// `unseen` tells whether it has not seen that yet. It is asked once the wait is known: a task that saw the mark
+    /// in an earlier wait must not be woken from this one for nothing.
     ///
     /// # Safety
     /// `task` is alive.
-    pub unsafe fn interrupt(task: NonNull<Task>) {
+    pub unsafe fn interrupt(task: NonNull<Task>, unseen: impl FnOnce() -> bool) {
         // SAFETY: alive, by the caller's promise; the waiter is its first field.
-        let waiter = unsafe { WaiterRef::retain(task.cast()) };
-        let claim = waiter.armed().and_then(|epoch| waiter.claim(epoch));
-        if let Some(claim) = claim {
-            claim.complete(Outcome::Interrupted);
-        }
+        unsafe { WaiterRef::retain(task.cast()) }.interrupt(unseen);
     }
 
     /// Whether a cancellation waits to be raised.

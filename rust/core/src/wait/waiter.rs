@@ -221,6 +221,21 @@ impl WaiterRef {
             _not_copied: PhantomData,
         })
     }
+
+    /// Ends the wait that the owner is in, if it is in one and `unseen` says that it has not seen what it is
+    /// interrupted for.
+    ///
+    /// The owner sees that only in a wait that it then takes back or that is claimed. So if it was unseen once the
+    /// wait was known, the claim fails or is the one that the owner learns of it by.
+    pub fn interrupt(&self, unseen: impl FnOnce() -> bool) {
+        let claim = self
+            .armed()
+            .filter(|_| unseen())
+            .and_then(|epoch| self.claim(epoch));
+        if let Some(claim) = claim {
+            claim.complete(Outcome::Interrupted);
+        }
+    }
 }
 
 impl std::ops::Deref for WaiterRef {

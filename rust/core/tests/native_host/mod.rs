@@ -435,8 +435,9 @@ impl<T> Handle<T> {
     /// Asks for the cancellation, and ends the wait that the task is in.
     pub fn cancel(&self) {
         self.job.core.cancel();
+        let unseen = || self.job.core.cancel_pending();
         // SAFETY: alive while the handle is.
-        unsafe { Task::interrupt(NonNull::from(&*self.job).cast()) };
+        unsafe { Task::interrupt(NonNull::from(&*self.job).cast(), unseen) };
     }
 }
 

@@ -1,0 +1,123 @@
+//! A handle on a scope: the number of the block, and the task or thread that is in it.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use pyo3::{exceptions::PyRuntimeError, prelude::*};
+
+use crate::{
+    boundary::{ThreadWaiter, running_task},
+    convert::seconds,
+    interrupt::{Interrupts, Left, Mark, ScopeId},
+    object::Object,
+    task::TaskObject,
+};
+
+/// A scope of the task that runs on this thread, or else of the thread.
+#[pyclass(frozen, module = "penstock._core", name = "_Scope")]
+pub struct ScopeObject {
+    id: ScopeId,
+    who: Who,
+    /// Left: it interrupts nobody any more.
+    closed: AtomicBool,
+}
+
+enum Who {
+    Task(Object),
+    Thread(Arc<ThreadWaiter>),
+}
+
+impl Who {
+    fn here() -> Self {
+        match running_task() {
+            // SAFETY: it runs, so it is alive; attached.
+            Some((_, task, _)) => Self::Task(unsafe { Object::new(task.as_ref().object()) }),
+            None => Self::Thread(ThreadWaiter::here().shared()),
+        }
+    }
+
+    fn interrupts(&self) -> &Interrupts {
+        match self {
+            // SAFETY: the handle keeps the task alive.
+            Who::Task(task) => unsafe { TaskObject::from_object(task.as_ptr()) }.interrupts(),
+            Who::Thread(thread) => &thread.interrupts,
+        }
+    }
+}
+
+#[pymethods]
+impl ScopeObject {
+    /// A new one, of whoever calls.
+    #[staticmethod]
+    fn here() -> Self {
+        Self {
+            id: ScopeId::next(),
+            who: Who::here(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether `error` was raised for this scope.
+    fn raised(&self, error: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(Mark::of(error)? == Some(self.id))
+    }
+
+    // ---- for a group ----
+
+    /// Raises `Cancelled` there, once, at the next call that has to wait.
+    fn interrupt(&self) {
+        self.who.interrupts().ask(self.id, &self.closed);
+        match &self.who {
+            // SAFETY: the handle keeps the task alive.
+            Who::Task(task) => unsafe { TaskObject::from_object(task.as_ptr()) }.end_wait(),
+            Who::Thread(thread) => thread
+                .waiter_ref()
+                .interrupt(|| thread.interrupts.pending()),
+        }
+    }
+
+    /// Takes back an interrupt that was not raised yet.
+    fn forget(&self) {
+        self.who.interrupts().forget(self.id, &self.closed);
+    }
+
+    /// Whether `error` was raised for a deadline that this scope lies in.
+    fn lies_in(&self, error: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let outer = Mark::of(error)?;
+        Ok(outer.is_some_and(|outer| self.who.interrupts().encloses(outer, self.id)))
+    }
+
+    // ---- for a deadline ----
+
+    /// From now on calls that wait raise `TimeoutError` after `seconds`.
+    fn start(&self, seconds: f64) {
+        self.who.interrupts().enter(self.id, seconds);
+    }
+
+    /// The end of that; says whether it was raised.
+    fn end(&self) -> PyResult<bool> {
+        // Looked for where it is left, not where it was entered: the two differ in a forked child.
+        let refusal = match Who::here().interrupts().leave(self.id) {
+            Left::InTurn(expired) => return Ok(expired),
+            Left::OutOfTurn => {
+                "a deadline was left before one that was entered in it: does a generator yield inside one?"
+            }
+            Left::NotHere => {
+                let _ = self.who.interrupts().leave(self.id);
+                "a deadline was left by another task or thread than the one that entered it"
+            }
+        };
+        Err(PyRuntimeError::new_err(refusal))
+    }
+
+    /// Whether it was raised so far.
+    fn has_expired(&self) -> bool {
+        self.who.interrupts().has_expired(self.id)
+    }
+}
+
+/// A number of seconds that is not negative, or an error that names the argument.
+#[pyfunction]
+pub fn _seconds(value: &Bound<'_, PyAny>, name: &str) -> PyResult<f64> {
+    let time = seconds(value, name, "a number of seconds >= 0")?;
+    Ok(time.map_or(f64::INFINITY, |time| time.as_secs_f64()))
+}
