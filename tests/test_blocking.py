@@ -59,7 +59,7 @@ def test_a_call_returns_what_the_function_did(call: Callable[..., Any]) -> None:
 @callers
 def test_a_call_runs_on_a_named_daemon_thread_of_its_own(call: Callable[..., Any]) -> None:
     thread = call(threading.current_thread)
-    assert type(thread) is threading.Thread
+    assert isinstance(thread, threading.Thread)
     assert thread.name.startswith("penstock-blocking-")
     assert thread.daemon
     assert thread is not threading.current_thread()

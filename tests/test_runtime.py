@@ -47,12 +47,12 @@ def test_go_and_a_group_inside_a_task_use_its_runtime(runtime: Runtime, colour: 
             names = [group.go(thread_name), go(thread_name)]
         return [task.result(timeout=LIMIT) for task in names]
 
-    async def aparent() -> list[str]:
+    async def async_parent() -> list[str]:
         async with Group() as group:
             names = [group.go(thread_name), go(thread_name)]
         return [await task for task in names]
 
-    task = runtime.go(parent) if colour == "plain" else runtime.go(aparent)
+    task = runtime.go(parent) if colour == "plain" else runtime.go(async_parent)
     assert all(name.startswith("penstock-tested-") for name in task.result(timeout=LIMIT))
 
 

@@ -375,7 +375,8 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     unsafe {
         ffi::PyObject_GC_UnTrack(object.cast());
         let this = operation(object);
-        if !matches!(this.state, State::Over) {
+        // A call that was made goes on although its wait is over.
+        if !matches!(this.state, State::Over) || matches!(this.what, What::Call) {
             this.abandon();
         }
         // What has a destructor: the rest of it is in `state`, which is over.
