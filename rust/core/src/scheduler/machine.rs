@@ -809,7 +809,10 @@ impl Machine {
             Some(_) => scheduler.work_is_visible(self),
             None => !self.inbox.is_empty(),
         };
-        if !look_again {
+        if look_again {
+            // It may be another's: one that counts as searching, and has not got to what it found yet.
+            crate::sync::spin_hint();
+        } else {
             // SAFETY: on the machine's thread, and nothing with a destructor is alive here.
             unsafe { (scheduler.host.idle)(self, deadline) };
         }
