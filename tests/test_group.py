@@ -570,6 +570,7 @@ def test_plain_with_in_an_async_task_that_would_wait_names_the_async_form() -> N
     gate.close()
 
 
+@pytest.mark.thread_unsafe(reason="replaces a class for as long as it runs")
 def test_asyncios_own_cancellation_is_kept_beside_the_groups() -> None:
     """Both cancel the task before it runs on: the group takes back its own only."""
     ready = threading.Event()

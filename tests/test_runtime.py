@@ -22,6 +22,11 @@ from penstock import Cancelled, Channel, Group, Node, Runtime, Topology, go
 LIMIT = 30.0  # seconds; only a hang reaches it
 
 
+pytestmark = pytest.mark.thread_unsafe(
+    reason="a fixture gives all threads the same runtime, whose figures and end count"
+)
+
+
 @pytest.fixture
 def runtime() -> Iterator[Runtime]:
     with Runtime(workers=2, name="tested") as runtime:
