@@ -147,6 +147,8 @@ def _run_program(
     }
     environment.update(env or {})
     environment.setdefault("PYTHONUNBUFFERED", "1")
+    # A busy machine may make a program slow enough for the log; tests/test_debug.py looks at that.
+    environment.setdefault("PENSTOCK_STALL", "60")
     try:
         ended = subprocess.run(
             [sys.executable, *options, "-c", PRELUDE + textwrap.dedent(source)],
