@@ -67,7 +67,12 @@ unsafe fn function<F: Copy>(place: usize) -> F {
 
 /// Finds greenlet's C API. Called once, by the module's import.
 pub fn load(py: Python<'_>) -> PyResult<()> {
-    py.import("greenlet")?;
+    let greenlet = py.import("greenlet._greenlet")?;
+    if cfg!(Py_GIL_DISABLED) {
+        // As a thread ends it looks for leaked references to the greenlet at its base, and has none itself meanwhile:
+        // where another thread drops the last one, that is freed under its hands (greenlet 3.5.6).
+        greenlet.call_method1("enable_optional_cleanup", (false,))?;
+    }
     // SAFETY: attached; the name is that of greenlet's capsule.
     let table = unsafe { ffi::PyCapsule_Import(c"greenlet._C_API".as_ptr(), 0) };
     if table.is_null() {
