@@ -22,11 +22,6 @@ from penstock import Cancelled, Channel, Group, Node, Runtime, Topology, go
 LIMIT = 30.0  # seconds; only a hang reaches it
 
 
-pytestmark = pytest.mark.thread_unsafe(
-    reason="a fixture gives all threads the same runtime, whose figures and end count"
-)
-
-
 @pytest.fixture
 def runtime() -> Iterator[Runtime]:
     with Runtime(workers=2, name="tested") as runtime:
@@ -40,6 +35,9 @@ def thread_name() -> str:
 # Where tasks run
 
 
+@pytest.mark.thread_unsafe(
+    reason="the fixture gives all threads the same runtime, and this counts its tasks or threads"
+)
 def test_tasks_run_on_the_threads_of_their_runtime(runtime: Runtime) -> None:
     assert runtime.go(thread_name).result(timeout=LIMIT).startswith("penstock-tested-")
     assert not go(thread_name).result(timeout=LIMIT).startswith("penstock-tested-")
@@ -491,6 +489,24 @@ def test_a_bad_setting_is_named(argument: str, value: Any) -> None:
     assert repr(value) in str(raised.value)
 
 
+def test_the_first_tasks_of_a_runtime_may_come_from_many_threads_at_once(threads: Any) -> None:
+    """One was refused for want of a thread while another was starting the runtime."""
+    for _ in range(40):
+        with Runtime(workers=1) as runtime:
+            barrier = threading.Barrier(4)
+
+            def first(runtime: Runtime = runtime, barrier: threading.Barrier = barrier) -> None:
+                barrier.wait(LIMIT)
+                assert runtime.spawn(int, ("7",), own_thread=True).result(timeout=LIMIT) == 7
+
+            for _ in range(4):
+                threads.start(first)
+            threads.join()
+
+
+@pytest.mark.thread_unsafe(
+    reason="the fixture gives all threads the same runtime, and this counts its tasks or threads"
+)
 def test_each_runtime_has_figures_of_its_own(runtime: Runtime) -> None:
     before = penstock.default_runtime().stats().tasks_started
     for task in [runtime.go(int) for _ in range(10)]:

@@ -199,14 +199,14 @@ impl Life {
             trace: debug::trace(),
             layout: settings::layout(&settings, exclusive)?,
         });
+        let mut lives = lock(&LIVES);
+        lives.retain(|life| !life.has_ended());
+        lives.push(self); // before others can use the scheduler: for its threads they look here
+        drop(lives);
         // Ordering: Release publishes the scheduler to the Acquire in `running`.
         self.scheduler
             .store(ptr::from_ref(scheduler).cast_mut(), Ordering::Release);
         drop(state);
-        let mut lives = lock(&LIVES);
-        lives.retain(|life| !life.has_ended());
-        lives.push(self);
-        drop(lives);
         task::prewarm(py, scheduler, settings.prewarm_tasks)?;
         if let Some(obstacle) = obstacle
             && settings.parking == Parking::Auto
