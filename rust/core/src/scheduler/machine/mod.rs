@@ -7,8 +7,16 @@
 //! A task runs directly on the loop's stack. When it parks, the loop stays behind with it and the machine goes on
 //! on another stack: one that is ready, an idle loop, or a new one. A stack never leaves its thread.
 //!
+//! What it does besides is in files of their own: [`search`] for work elsewhere, [`parking`], [`pinned`] coroutines, and
+//! machines that are there for one task [`alone`].
+//!
 //! Frames here lie under the embedder's code, through which a thread may be ended by a forced unwind: no
 //! value with a destructor is alive across a call that runs a task, switches stacks or sleeps.
+
+mod alone;
+mod parking;
+mod pinned;
+mod search;
 
 use std::{
     cell::Cell,
@@ -22,7 +30,7 @@ use super::{
     loops::Loops,
     stack::{Inbox, StackQueue},
     stats::Counters,
-    victims::{Random, Victims},
+    victims::Random,
     worker::Worker,
 };
 use crate::{
@@ -41,9 +49,6 @@ const STACKS_IN_A_ROW: u32 = 16;
 const RUN_NEXT_IN_A_ROW: u32 = 16;
 /// Tasks moved from the injector at once.
 const INJECTOR_BATCH: usize = 128;
-/// How long its owner may keep a task that is alone in its queue from thieves (Go: 3 us; a parking fiber needs more). About
-/// the time it takes to wake a thief.
-const LONE_TASK_DELAY: Duration = Duration::from_micros(20);
 /// How long a machine with parked stacks looks out for one before it sleeps, where others run meanwhile: two tasks
 /// that answer each other from two threads save two wake-ups a round.
 const LOOK_OUT: Duration = Duration::from_micros(20);
@@ -257,95 +262,11 @@ impl Machine {
         self.scheduler.set_free(worker);
     }
 
-    // ---- one task's own ----
-
-    pub(super) fn set_alone(&self, task: *mut Task) {
-        // Ordering: Relaxed, before its thread is started, which orders it.
-        self.alone.store(task, Ordering::Relaxed);
-    }
-
-    /// Whether it is for one task alone, which keeps the thread from its beginning to its end.
-    #[inline]
-    pub fn is_alone(&self) -> bool {
-        // Ordering: Relaxed, as above.
-        !self.alone.load(Ordering::Relaxed).is_null()
-    }
-
-    /// Whether tasks park here as fibers.
-    #[inline]
-    pub fn fibers(&self) -> bool {
-        self.scheduler.fibers && !self.is_alone()
-    }
-
-    /// Runs the task that the machine is for, as soon as there is a worker for it.
-    ///
-    /// # Safety
-    /// As for [`work`](Self::work).
-    unsafe fn work_alone(&'static self, task: NonNull<Task>) {
-        if let Some(me) = NonNull::new(self.current.get()) {
-            self.own().ready.push_back(me);
-            self.wait_on_thread(me);
-        }
-        // SAFETY: new, and given to this machine to run.
-        unsafe { Task::run(task) };
-        match self.sound_worker() {
-            Some(_) => self.hand_off(),
-            None => self.give_up_orphan(),
-        }
-        self.scheduler.end_if_quiet(); // this machine comes to no rest
-    }
-
-    /// The calling thread, on which [`work`](Self::work) has returned, is an ordinary one from now on.
-    pub fn leave(&'static self) {
-        Self::forget_current();
-        if self.is_alone() {
-            self.set_alone(ptr::null_mut());
-            self.current.set(ptr::null_mut());
-            // Ordering: Relaxed, ordered by the lock of the list.
-            self.thread.store(0, Ordering::Relaxed);
-            self.entered.store(false, Ordering::Relaxed);
-            self.scheduler.keep_for_later(self);
-        }
-    }
-
     /// The node of its worker, or of the one it had last, as the layout numbers it.
     pub fn node(&self) -> usize {
         // Ordering: Relaxed, a preference.
         let last = || self.node.load(Ordering::Relaxed);
         self.worker().map_or_else(last, |worker| worker.node)
-    }
-
-    // ---- searching ----
-
-    pub(super) fn set_searching(&self) {
-        // Ordering: Relaxed, published by the wake.
-        self.searching.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn unset_searching(&self) {
-        // Ordering: Relaxed, as above.
-        self.searching.store(false, Ordering::Relaxed);
-    }
-
-    fn is_searching(&self) -> bool {
-        // Ordering: Relaxed, its thread's while it is awake.
-        self.searching.load(Ordering::Relaxed)
-    }
-
-    /// Stops to count as searching. Having found something, the last one wakes the next if more is there: see README.md.
-    fn stop_searching(&'static self, found: bool) {
-        if !self.is_searching() {
-            return;
-        }
-        self.unset_searching();
-        if let Some(node) = self.own().searches_far_of.take() {
-            self.scheduler.nodes[node].end_far_search();
-        }
-        // Ordering: SeqCst, the searcher's half of the proof: give the count up, then look at the queues.
-        let is_last = self.scheduler.searching.fetch_sub(1, Ordering::SeqCst) == 1;
-        if is_last && found && self.scheduler.work_is_visible(self) {
-            self.scheduler.notify();
-        }
     }
 
     /// Whether its thread computes, as far as one can tell: it does not wait for anything outside.
@@ -644,116 +565,6 @@ impl Machine {
         })
     }
 
-    /// The others, `count` workers in all; the caller may be one too many, and none of them.
-    fn victims(&self, worker: &Worker, count: usize) -> Victims<'static> {
-        Victims::of(&self.scheduler.layout, worker.slot, count)
-    }
-
-    /// Looks at other workers' queues, in the order of [`Victims`], four times. A task that is alone in its queue, and
-    /// the one readied last, are taken only at the end and after a while: their owner may be about to run them, and a pair
-    /// of tasks that talk to each other costs fifty times as much on two threads as on one. Queues of other nodes
-    /// are left alone in the first pass, looked at here and there in the next, and all of them in the last.
-    fn search(&'static self, worker: &'static Worker) -> Option<NonNull<Task>> {
-        const PASSES: u32 = 4;
-        let scheduler = self.scheduler;
-        let slots = scheduler.slots.get();
-        let count = slots.len();
-        // Ordering: SeqCst, counts that are also changed under the lock.
-        let orphans = scheduler.orphans.load(Ordering::SeqCst);
-        if count == 1 && orphans == 0 {
-            return None;
-        }
-        if !self.is_searching() {
-            let awake = count.saturating_sub(scheduler.idle_workers.load(Ordering::SeqCst));
-            if 2 * scheduler.searching.load(Ordering::SeqCst) >= awake {
-                return None; // enough of us search: more would only fight over the same queues
-            }
-            scheduler.searching.fetch_add(1, Ordering::SeqCst);
-            self.set_searching();
-        }
-        let victims = self.victims(worker, count);
-        let mut random = self.own().random;
-        let mut found = None;
-        for pass in 1..=PASSES {
-            let is_last = pass == PASSES;
-            if is_last
-                && scheduler
-                    .slots
-                    .iter()
-                    .any(|victim| !victim.queue.is_empty())
-            {
-                spin_until(LONE_TASK_DELAY, || false);
-            }
-            let steal_at = |slot: usize| {
-                // Ordering: Acquire pairs with the Release that put the worker there.
-                // SAFETY: slots are never empty, and workers are leaked.
-                let victim = unsafe { &*slots[slot].load(Ordering::Acquire) };
-                self.steal(worker, victim, is_last)
-            };
-            found = victims.near(&mut random).find_map(steal_at);
-            if found.is_none() && pass > 1 && victims.has_far() && self.may_search_far(worker) {
-                found = if is_last {
-                    let far = victims.far(&mut random).find_map(steal_at);
-                    far.or_else(|| self.take_injected_far(worker))
-                } else {
-                    let mut looks = 0..victims.near_count();
-                    looks.find_map(|_| victims.sample_far(&mut random).and_then(steal_at))
-                };
-            }
-            if found.is_none() && orphans != 0 {
-                let victims = scheduler.idle.lock().orphans.clone();
-                found = victims
-                    .iter()
-                    .find_map(|&victim| self.steal(worker, victim, is_last));
-            }
-            if found.is_some() {
-                break;
-            }
-        }
-        self.own().random = random;
-        found.or_else(|| self.take_injected(worker))
-    }
-
-    /// Takes half of the victim's queue, and what may only be taken in the last pass.
-    fn steal(&self, worker: &Worker, victim: &Worker, is_last: bool) -> Option<NonNull<Task>> {
-        if ptr::eq(victim, worker) {
-            return None;
-        }
-        let least = if is_last { 1 } else { 2 };
-        let stolen = victim.queue.steal_into(&worker.queue, least);
-        let next = || victim.queue.take_next().map(|task| (task, 1));
-        let (task, moved) = stolen.or_else(|| is_last.then(next).flatten())?;
-        self.count_steals(moved.into(), victim.node != worker.node);
-        Some(task)
-    }
-
-    /// One task from the injector of another node, the nearest that has any.
-    fn take_injected_far(&self, worker: &Worker) -> Option<NonNull<Task>> {
-        let scheduler = self.scheduler;
-        let nodes = &scheduler.layout.by_distance(worker.node)[1..];
-        let task = nodes
-            .iter()
-            .find_map(|&node| scheduler.nodes[node].injector.pop(0, |_| ()))?;
-        self.count_steals(1, true);
-        Some(task)
-    }
-
-    pub(super) fn count_steals(&self, moved: u64, is_far: bool) {
-        self.counters.steals.add(moved);
-        if is_far {
-            self.counters.remote_steals.add(moved);
-        }
-    }
-
-    /// Whether this machine, which counts as searching, may look at other nodes: one of each node at a time.
-    fn may_search_far(&'static self, worker: &Worker) -> bool {
-        let own = self.own();
-        if own.searches_far_of.is_none() && self.scheduler.nodes[worker.node].begin_far_search() {
-            own.searches_far_of = Some(worker.node);
-        }
-        own.searches_far_of.is_some()
-    }
-
     /// The slot has another worker: gives the old one back, with what is left in its queue.
     fn give_up_orphan(&'static self) {
         self.scheduler.retire(self.take_worker());
@@ -858,222 +669,6 @@ impl Machine {
             // SAFETY: on the machine's thread, and nothing with a destructor is alive here.
             unsafe { (self.scheduler.host.idle)(self, None) };
         }
-    }
-
-    // ---- parking ----
-
-    /// Leaves the current stack until it is readied. `false`: the host resumed it by an error of its own.
-    ///
-    /// # Safety
-    /// On the machine's thread, in a task whose waiter is armed for this stack (see [`Task::set_stack`]);
-    /// the caller's frames hold nothing that another thread or stack can reach.
-    pub unsafe fn park(&'static self) -> bool {
-        self.counters.parks.add(1);
-        let Some(me) = NonNull::new(self.current.get()) else {
-            return false;
-        };
-        self.set_parked(self.parked() + 1);
-        let resumed = if self.fibers() {
-            self.leave_stack(me)
-        } else {
-            self.wait_on_thread(me);
-            true
-        };
-        self.set_parked(self.parked() - 1);
-        resumed
-    }
-
-    fn leave_stack(&'static self, me: NonNull<Stack>) -> bool {
-        if !self.inbox.is_empty() {
-            self.inbox.drain_into(&mut self.own().ready);
-        }
-        if let Some(worker) = self.sound_worker() {
-            let own = self.own();
-            if own.stacks_in_a_row < STACKS_IN_A_ROW
-                && let Some(stack) = own.ready.pop_stack()
-            {
-                own.stacks_in_a_row += 1;
-                worker.next_turn();
-                return stack == me || self.switch(me, stack);
-            }
-        }
-        self.to_a_loop(me)
-    }
-
-    /// Goes on with an idle loop, or a new one.
-    fn to_a_loop(&'static self, me: NonNull<Stack>) -> bool {
-        if let Some(stack) = self.own().loops.take() {
-            return self.switch(me, stack);
-        }
-        // SAFETY: `me` is the stack that runs.
-        unsafe { (self.scheduler.host.new_stack)(me) }
-    }
-
-    /// Thread parking: the task keeps the thread, the worker goes to another one as soon as there is work.
-    fn wait_on_thread(&'static self, me: NonNull<Stack>) {
-        let stack = self.next_on_thread();
-        debug_assert_eq!(stack, me, "a thread has one stack");
-    }
-
-    /// Waits until something of this thread's own is ready, while its worker serves others elsewhere.
-    fn next_on_thread(&'static self) -> NonNull<Stack> {
-        loop {
-            // Ordering: Relaxed, a flag that is seen soon enough.
-            if self.scheduler.stopping.load(Ordering::Relaxed) {
-                self.halt(true); // what wakes a task now does not make it go on
-            }
-            self.inbox.drain_into(&mut self.own().ready);
-            let gives_way =
-                std::mem::take(&mut self.own().yielded) && self.scheduler.work_is_visible(self);
-            let Some(worker) = self.worker() else {
-                self.rest(true);
-                continue;
-            };
-            if worker.is_orphaned() {
-                self.give_up_orphan();
-                continue;
-            }
-            if gives_way {
-                self.hand_off();
-                continue;
-            }
-            if let Some(stack) = self.own().ready.pop_front() {
-                worker.next_turn();
-                return stack;
-            }
-            worker.timers.fire(Instant::now());
-            if !self.inbox.is_empty() {
-                continue;
-            }
-            if self.scheduler.work_is_visible(self) {
-                self.hand_off();
-            }
-            self.rest(true);
-        }
-    }
-
-    /// Gives the worker in hand to another machine.
-    fn hand_off(&'static self) {
-        // A pair of parked tasks that ready each other for ever must not starve the queues: see `STACKS_IN_A_ROW`.
-        let queued = |worker: &Worker| self.scheduler.is_injected() || !worker.queue.is_empty();
-        let queue_first = self
-            .worker()
-            .is_some_and(|worker| worker.hand(true) >= STACKS_IN_A_ROW && queued(worker));
-        if !queue_first && self.scheduler.give_to_waiting(self) {
-            return;
-        }
-        let idle = self.scheduler.idle.lock();
-        let worker = self.take_worker();
-        worker.hand(false);
-        self.count_handoff();
-        self.scheduler.give_to_spare(idle, worker, false);
-    }
-
-    /// Lets others run first. Returns at once if nobody wants to.
-    ///
-    /// # Safety
-    /// As for [`park`](Self::park), but that no waiter is armed.
-    pub unsafe fn yield_now(&'static self) -> bool {
-        let Some(me) = NonNull::new(self.current.get()) else {
-            return false;
-        };
-        self.inbox.drain_into(&mut self.own().ready);
-        if self.own().ready.is_empty() && !self.scheduler.work_is_visible(self) {
-            return true;
-        }
-        self.own().ready.push_back(me);
-        self.own().yielded = true;
-        self.set_parked(self.parked() + 1);
-        let resumed = if self.fibers() {
-            self.to_a_loop(me)
-        } else {
-            if self.sound_worker().is_some() {
-                self.hand_off();
-            }
-            self.wait_on_thread(me);
-            true
-        };
-        self.set_parked(self.parked() - 1);
-        if !resumed {
-            self.take_back(me);
-        }
-        resumed
-    }
-
-    /// Blocks the thread itself until unparked, until `deadline`, or for no reason. For the host's `idle`.
-    pub fn sleep(&self, deadline: Option<Instant>) {
-        self.parker.park(deadline);
-    }
-
-    /// The host switched to the current stack on its own (an exception was thrown into it): takes the stack
-    /// out of the ready ones, to which somebody who claimed its wait has added it or is about to.
-    pub fn take_back(&'static self, me: NonNull<Stack>) {
-        loop {
-            self.inbox.drain_into(&mut self.own().ready);
-            for _ in 0..self.own().ready.len() {
-                if let Some(stack) = self.own().ready.pop_front() {
-                    if stack == me {
-                        return;
-                    }
-                    self.own().ready.push_back(stack);
-                }
-            }
-            crate::sync::spin_hint();
-        }
-    }
-
-    // ---- pinned coroutines ----
-
-    /// Keeps the coroutine that runs on this thread: from now on it is readied to this machine, as parked stacks are. Without
-    /// fibers the thread is kept for it, as for any parked task. Counted: as many [`unpin`](Self::unpin) undo it, or its end.
-    ///
-    /// # Safety
-    /// On the machine's thread, in a step of `task`.
-    pub unsafe fn pin(&'static self, task: NonNull<Task>) {
-        // SAFETY: alive, it is in a step.
-        let coroutine = unsafe { task.as_ref() };
-        let ticket = coroutine.ticket().unwrap_or_else(|| {
-            let ticket = Stack::new(self);
-            ticket.task.set(task.as_ptr());
-            let ticket = NonNull::from(Box::leak(ticket));
-            coroutine.set_ticket(Some(ticket));
-            self.own().pinned += 1;
-            ticket
-        });
-        // SAFETY: alive until the last pin is undone, and this is its machine's thread.
-        let pins = unsafe { &ticket.as_ref().pins };
-        pins.set(pins.get() + 1);
-    }
-
-    /// Undoes one [`pin`](Self::pin), the last of which lets the coroutine go on anywhere.
-    ///
-    /// # Safety
-    /// As for `pin`, which came before.
-    pub unsafe fn unpin(&'static self, task: NonNull<Task>) {
-        // SAFETY: alive, it is in a step.
-        let coroutine = unsafe { task.as_ref() };
-        let ticket = coroutine.ticket().expect("it is pinned");
-        // SAFETY: alive, and this is its machine's thread.
-        let pins = unsafe { &ticket.as_ref().pins };
-        pins.set(pins.get() - 1);
-        if pins.get() == 0 {
-            self.take_ticket(coroutine, ticket);
-        }
-    }
-
-    /// Undoes all pins of `coroutine`, which is in its step.
-    #[cold]
-    pub(crate) fn take_ticket(&'static self, coroutine: &Task, ticket: NonNull<Stack>) {
-        coroutine.set_ticket(None);
-        self.own().pinned -= 1;
-        // SAFETY: made in `pin`. The coroutine is in a step, so the ticket is in no list, and nobody will find it any more.
-        drop(unsafe { Box::from_raw(ticket.as_ptr()) });
-    }
-
-    /// The coroutine of `ticket`, which is in none of the queues, gives up its turn on this machine.
-    pub(super) fn push_last(&'static self, ticket: NonNull<Stack>) {
-        self.own().ready.push_back(ticket);
-        self.own().yielded = true;
     }
 
     pub(super) fn push_ready(&'static self, stack: NonNull<Stack>) {
