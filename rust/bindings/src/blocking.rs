@@ -227,12 +227,7 @@ unsafe fn start_thread(py: Python<'_>, number: u64) -> bool {
     };
     // SAFETY: attached; the argument is alive during the call.
     unsafe {
-        let number = ffi::PyLong_FromUnsignedLongLong(number);
-        if number.is_null() {
-            return false;
-        }
-        let result = unwind::PyObject_CallOneArg(start, number);
-        ffi::Py_DECREF(number);
+        let result = unwind::call(start, [ffi::PyLong_FromUnsignedLongLong(number)]);
         ffi::Py_XDECREF(result);
         !result.is_null()
     }

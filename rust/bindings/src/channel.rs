@@ -594,9 +594,7 @@ unsafe extern "C-unwind" fn arecv(
         let py = Python::assume_attached();
         let mut patience = Patience::Forever;
         if count != 0 || !keywords.is_null() {
-            let parsed = parse(py, "arecv", ["timeout"], 0, arguments, count, keywords)
-                .and_then(|[timeout]| Patience::from_optional(py, timeout));
-            match parsed {
+            match Patience::parse(py, "arecv", arguments, count, keywords) {
                 Ok(parsed) => patience = parsed,
                 Err(Raised) => return ptr::null_mut(),
             }

@@ -43,15 +43,42 @@ impl Patience {
         if value.is_none() {
             return Ok(Patience::Forever);
         }
-        seconds(value, "timeout", "None or a number of seconds >= 0")
-            .map(|time| match time {
-                Some(time) if time.is_zero() => Patience::None,
-                Some(time) => Instant::now()
-                    .checked_add(time)
-                    .map_or(Patience::Forever, Patience::Until),
-                None => Patience::Forever,
-            })
-            .map_err(|error| raise(py, error))
+        Self::from_seconds(value, "timeout", "None or a number of seconds >= 0")
+    }
+
+    /// Reads an argument that is a number of seconds, and not negative.
+    pub fn from_seconds(
+        value: &Bound<'_, PyAny>,
+        name: &str,
+        allowed: &str,
+    ) -> Result<Self, Raised> {
+        let time = seconds(value, name, allowed).map_err(|error| raise(value.py(), error))?;
+        let until = |time| {
+            Instant::now()
+                .checked_add(time)
+                .map_or(Patience::Forever, Patience::Until)
+        };
+        Ok(match time {
+            Some(time) if time.is_zero() => Patience::None,
+            Some(time) => until(time),
+            None => Patience::Forever,
+        })
+    }
+
+    /// The `timeout=` of a raw entry that takes nothing else.
+    ///
+    /// # Safety
+    /// As for [`parse`].
+    pub unsafe fn parse(
+        py: Python<'_>,
+        function: &str,
+        arguments: *const *mut ffi::PyObject,
+        count: ffi::Py_ssize_t,
+        keywords: *mut ffi::PyObject,
+    ) -> Result<Self, Raised> {
+        // SAFETY: the caller's promise.
+        let [timeout] = unsafe { parse(py, function, ["timeout"], 0, arguments, count, keywords) }?;
+        Self::from_optional(py, timeout)
     }
 
     /// The same for an argument that may be missing (null).
@@ -90,7 +117,7 @@ pub fn seconds(value: &Bound<'_, PyAny>, name: &str, allowed: &str) -> PyResult<
     Ok(Duration::try_from_secs_f64(number).ok())
 }
 
-/// The arguments of a raw entry that takes one required and one optional, `METH_FASTCALL | METH_KEYWORDS`.
+/// The arguments of a raw entry, `METH_FASTCALL | METH_KEYWORDS`: the `required` ones, and null for what is left out.
 ///
 /// # Safety
 /// The arguments are those of such a call; the thread is attached.

@@ -109,24 +109,20 @@ impl Watch {
 unsafe fn ask(find: *mut ffi::PyObject, wait: Wait) -> *mut ffi::PyObject {
     // SAFETY: attached; the subject is an argument of the call that waits.
     unsafe {
-        let call = ffi::PyUnicode_FromStringAndSize(
-            wait.call.as_ptr().cast(),
-            wait.call.len().cast_signed(),
-        );
-        let waiting = ffi::PyLong_FromSize_t(WAITING.load(Ordering::SeqCst));
         let subject = if wait.subject.is_null() {
             ffi::Py_None()
         } else {
             wait.subject
         };
-        let mut result = ptr::null_mut();
-        if !call.is_null() && !waiting.is_null() {
-            let arguments = [call, subject, waiting];
-            result = unwind::PyObject_Vectorcall(find, arguments.as_ptr(), 3, ptr::null_mut());
-        }
-        ffi::Py_XDECREF(call);
-        ffi::Py_XDECREF(waiting);
-        result
+        let arguments = [
+            ffi::PyUnicode_FromStringAndSize(
+                wait.call.as_ptr().cast(),
+                wait.call.len().cast_signed(),
+            ),
+            ffi::Py_NewRef(subject),
+            ffi::PyLong_FromSize_t(WAITING.load(Ordering::SeqCst)),
+        ];
+        unwind::call(find, arguments)
     }
 }
 

@@ -59,15 +59,11 @@ pub fn look_at_locks(py: Python<'_>, task: &TaskObject, call: &str) -> Result<()
 fn ask(_: Python<'_>, refuse: *mut ffi::PyObject, task: u64, call: &str) -> Result<(), Raised> {
     // SAFETY: attached; the function is never freed, and nothing with a destructor is alive while Python code runs.
     unsafe {
-        let task = ffi::PyLong_FromUnsignedLongLong(task);
-        let call = ffi::PyUnicode_FromStringAndSize(call.as_ptr().cast(), call.len().cast_signed());
-        let mut result = ptr::null_mut();
-        if !task.is_null() && !call.is_null() {
-            let arguments = [task, call];
-            result = unwind::PyObject_Vectorcall(refuse, arguments.as_ptr(), 2, ptr::null_mut());
-        }
-        ffi::Py_XDECREF(task);
-        ffi::Py_XDECREF(call);
+        let arguments = [
+            ffi::PyLong_FromUnsignedLongLong(task),
+            ffi::PyUnicode_FromStringAndSize(call.as_ptr().cast(), call.len().cast_signed()),
+        ];
+        let result = unwind::call(refuse, arguments);
         if result.is_null() {
             return Err(Raised);
         }

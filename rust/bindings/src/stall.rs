@@ -50,18 +50,14 @@ pub unsafe fn report(stall: &Stall) {
         if task.is_null() {
             return; // it is over
         }
-        let thread = ffi::PyLong_FromUnsignedLongLong(stall.machine.thread().into());
-        let waiting = ffi::PyLong_FromSize_t(stall.waiting);
-        let limit = ffi::PyFloat_FromDouble(stall.machine.scheduler.stall_after().as_secs_f64());
-        let mut result = ptr::null_mut();
-        if !thread.is_null() && !waiting.is_null() && !limit.is_null() {
-            let arguments = [task, thread, waiting, limit];
-            result = unwind::PyObject_Vectorcall(report, arguments.as_ptr(), 4, ptr::null_mut());
-        }
-        ffi::Py_DECREF(task);
-        ffi::Py_XDECREF(thread);
-        ffi::Py_XDECREF(waiting);
-        ffi::Py_XDECREF(limit);
+        let limit = stall.machine.scheduler.stall_after();
+        let arguments = [
+            task,
+            ffi::PyLong_FromUnsignedLongLong(stall.machine.thread().into()),
+            ffi::PyLong_FromSize_t(stall.waiting),
+            ffi::PyFloat_FromDouble(limit.as_secs_f64()),
+        ];
+        let result = unwind::call(report, arguments);
         if result.is_null() {
             ffi::PyErr_WriteUnraisable(report);
         }

@@ -5,9 +5,9 @@
 //! expects no unwind, and where one comes all the same the process aborts. So whatever runs Python code or attaches
 //! below a task calls them by these declarations, with nothing alive that has a destructor.
 
-use std::ffi::c_int;
+use std::{ffi::c_int, ptr};
 
-use pyo3::ffi::{PyObject, PySendResult, PyThreadState};
+use pyo3::ffi::{self, PyObject, PySendResult, PyThreadState};
 
 unsafe extern "C-unwind" {
     pub fn PyErr_CheckSignals() -> c_int;
@@ -29,4 +29,26 @@ unsafe extern "C-unwind" {
         count: usize,
         keywords: *mut PyObject,
     ) -> *mut PyObject;
+}
+
+/// Calls `function` with `arguments`, each a reference that is given away, or null where making it failed: then nothing is
+/// called. A new reference, or null.
+///
+/// # Safety
+/// Attached, with nothing alive that has a destructor; `function` is alive.
+pub unsafe fn call<const N: usize>(
+    function: *mut PyObject,
+    arguments: [*mut PyObject; N],
+) -> *mut PyObject {
+    let mut result = ptr::null_mut();
+    // SAFETY: the caller's promise; an array of pointers has no destructor.
+    unsafe {
+        if arguments.iter().all(|argument| !argument.is_null()) {
+            result = PyObject_Vectorcall(function, arguments.as_ptr(), N, ptr::null_mut());
+        }
+        for argument in arguments {
+            ffi::Py_XDECREF(argument);
+        }
+    }
+    result
 }

@@ -116,13 +116,7 @@ unsafe fn try_start(machine: &'static Machine) -> bool {
                 .into_any()
                 .into_ptr()
         });
-        let mut result = ptr::null_mut();
-        if !address.is_null() && !name.is_null() {
-            let arguments = [address, name];
-            result = unwind::PyObject_Vectorcall(start, arguments.as_ptr(), 2, ptr::null_mut());
-        }
-        ffi::Py_XDECREF(address);
-        ffi::Py_XDECREF(name);
+        let result = unwind::call(start, [address, name]);
         ffi::Py_XDECREF(result);
         !result.is_null()
     }

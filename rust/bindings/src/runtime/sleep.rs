@@ -7,8 +7,8 @@ use pyo3::{ffi, prelude::*};
 
 use crate::{
     boundary::Caller,
-    convert::{Patience, parse, seconds},
-    error::{Raised, raise},
+    convert::{Patience, parse},
+    error::Raised,
     hot::Definition,
     operation,
 };
@@ -39,14 +39,7 @@ unsafe extern "C-unwind" fn sleep(
 fn sleep_time(py: Python<'_>, time: *mut ffi::PyObject) -> Result<Patience, Raised> {
     // SAFETY: an argument is alive.
     let time = unsafe { Bound::ref_from_ptr(py, &time) };
-    match seconds(time, "seconds", "a number >= 0") {
-        Ok(Some(time)) if time.is_zero() => Ok(Patience::None),
-        Ok(Some(time)) => Ok(Instant::now()
-            .checked_add(time)
-            .map_or(Patience::Forever, Patience::Until)),
-        Ok(None) => Ok(Patience::Forever),
-        Err(error) => Err(raise(py, error)),
-    }
+    Patience::from_seconds(time, "seconds", "a number >= 0")
 }
 
 /// # Safety

@@ -403,10 +403,7 @@ unsafe fn wait_and_take(
     // method holds a reference to the task during the call.
     unsafe {
         let py = Python::assume_attached();
-        let Ok([timeout]) = parse(py, function, ["timeout"], 0, arguments, count, keywords) else {
-            return ptr::null_mut();
-        };
-        let Ok(patience) = Patience::from_optional(py, timeout) else {
+        let Ok(patience) = Patience::parse(py, function, arguments, count, keywords) else {
             return ptr::null_mut();
         };
         let task = TaskObject::from_object(this);
@@ -478,10 +475,7 @@ unsafe fn awaitable(
     // SAFETY: called by CPython on a `Task`, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
-        let Ok([timeout]) = parse(py, function, ["timeout"], 0, arguments, count, keywords) else {
-            return ptr::null_mut();
-        };
-        let Ok(patience) = Patience::from_optional(py, timeout) else {
+        let Ok(patience) = Patience::parse(py, function, arguments, count, keywords) else {
             return ptr::null_mut();
         };
         let task = Bound::ref_from_ptr(py, &this).cast_unchecked::<TaskObject>();

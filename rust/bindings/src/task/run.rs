@@ -115,17 +115,7 @@ impl TaskObject {
             let context = self.fields().context;
             let mut result = ptr::null_mut();
             if entered {
-                let fields = self.fields();
-                result = if fields.args.is_null() && fields.kwargs.is_null() {
-                    unwind::PyObject_Vectorcall(fields.callable, ptr::null(), 0, ptr::null_mut())
-                } else if fields.args.is_null() {
-                    let none = ffi::PyTuple_New(0);
-                    let result = unwind::PyObject_Call(fields.callable, none, fields.kwargs);
-                    ffi::Py_DECREF(none);
-                    result
-                } else {
-                    unwind::PyObject_Call(fields.callable, fields.args, fields.kwargs)
-                };
+                result = self.call_function();
             }
             if fork::generation() != generation {
                 // The task has forked, and this is the child: its thread is no machine any more.
@@ -136,6 +126,33 @@ impl TaskObject {
             } else if entered {
                 ffi::PyContext_Exit(context);
             }
+            result
+        }
+    }
+
+    /// Calls the function with its arguments: a new reference, or null.
+    ///
+    /// # Safety
+    /// As for [`invoke`](Self::invoke), in the task's context.
+    #[inline]
+    unsafe fn call_function(&self) -> *mut ffi::PyObject {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let fields = self.fields();
+            if !fields.args.is_null() {
+                return unwind::PyObject_Call(fields.callable, fields.args, fields.kwargs);
+            }
+            if fields.kwargs.is_null() {
+                return unwind::PyObject_Vectorcall(
+                    fields.callable,
+                    ptr::null(),
+                    0,
+                    ptr::null_mut(),
+                );
+            }
+            let none = ffi::PyTuple_New(0);
+            let result = unwind::PyObject_Call(fields.callable, none, fields.kwargs);
+            ffi::Py_DECREF(none);
             result
         }
     }
@@ -286,15 +303,7 @@ impl TaskObject {
     unsafe fn make_coroutine(&self, py: Python<'_>) -> Result<(), Raised> {
         // SAFETY: attached, the one user of the fields.
         unsafe {
-            let fields = self.fields();
-            let coroutine = if fields.args.is_null() {
-                let none = ffi::PyTuple_New(0);
-                let coroutine = unwind::PyObject_Call(fields.callable, none, fields.kwargs);
-                ffi::Py_DECREF(none);
-                coroutine
-            } else {
-                unwind::PyObject_Call(fields.callable, fields.args, fields.kwargs)
-            };
+            let coroutine = self.call_function();
             if coroutine.is_null() {
                 return Err(Raised);
             }

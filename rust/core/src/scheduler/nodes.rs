@@ -88,6 +88,14 @@ impl Scheduler {
         self.nodes[self.caller_node()].injector.push(task);
     }
 
+    /// How many tasks are in the queues of the nodes; a figure.
+    pub(super) fn queued_for_nodes(&self) -> usize {
+        self.nodes
+            .iter()
+            .map(|node| node.injector.len() + node.bound.len())
+            .sum()
+    }
+
     /// Whether there is anything in an injector.
     pub(super) fn is_injected(&self) -> bool {
         self.nodes.iter().any(|node| node.injector.len() != 0)

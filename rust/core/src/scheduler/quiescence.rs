@@ -20,11 +20,7 @@ impl Scheduler {
                     .chain(idle.pool.iter().copied())
                     .all(Worker::rests)
         };
-        let queued = self
-            .nodes
-            .iter()
-            .any(|node| node.injector.len() + node.bound.len() != 0);
-        if !rests || queued {
+        if !rests || self.queued_for_nodes() != 0 {
             return None;
         }
         let totals = self.totals();

@@ -54,10 +54,7 @@ impl Scheduler {
             idle.spares.len(),
             idle.waiting.len(),
             idle.orphans.len(),
-            self.nodes
-                .iter()
-                .map(|node| node.injector.len() + node.bound.len())
-                .sum::<usize>(),
+            self.queued_for_nodes(),
         )?;
         for (slot, worker) in self.slots.iter().enumerate() {
             let space = if slot == 0 { "" } else { " " };
