@@ -31,6 +31,16 @@ PRELUDE = textwrap.dedent(
             if time.monotonic() > deadline:
                 raise AssertionError("not reached within %s s: line %s" % (limit, sys._getframe(1).f_lineno))
             pause.wait(0.001)
+
+    def interrupt_next_thread_start(order):
+        """Has the next `Thread.start()` raise `KeyboardInterrupt`, "before" it starts the thread or "after"."""
+        start = threading.Thread.start
+        def interrupted(thread):
+            threading.Thread.start = start
+            if order == "after":
+                start(thread)
+            raise KeyboardInterrupt
+        threading.Thread.start = interrupted
     '''
 )
 
@@ -137,8 +147,9 @@ def _run_program(
 ) -> Finished:
     """Runs ``source`` with this interpreter and checks how it ends; ``None`` leaves an output to the caller.
 
-    The program has ``wait_until``, ``os``, ``sys``, ``threading`` and ``time`` already. A warning shows as a
-    warning of CPython's would, on standard error, and so fails a program that must keep it empty.
+    The program has ``wait_until``, ``interrupt_next_thread_start``, ``os``, ``sys``, ``threading`` and
+    ``time`` already. A warning shows as a warning of CPython's would, on standard error, and so fails a
+    program that must keep it empty.
     """
     environment = {
         name: value

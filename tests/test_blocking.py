@@ -614,16 +614,7 @@ def test_ctrl_c_while_a_thread_starts_reaches_the_program_and_the_pool_goes_on(
     run_program(
         f"""
         import penstock
-        start, interrupts = threading.Thread.start, [1]
-        def interrupted(thread):
-            if {order == "after"}:
-                start(thread)
-            if interrupts:
-                interrupts.pop()
-                raise KeyboardInterrupt
-            if {order == "before"}:
-                start(thread)
-        threading.Thread.start = interrupted
+        interrupt_next_thread_start({order!r})
         try:
             penstock.blocking(time.sleep, 3600)
             print("lost")

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
-from textwrap import dedent
+from typing import Any
 
 import pytest
 from penstock import Deadlock, PenstockError
 
 
-def run(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "import penstock\n" + dedent(program)],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def output(program: str, **variables: str) -> str:
-    finished = run(program, **variables)
-    assert finished.returncode == 0, finished.stderr
-    assert not finished.stderr
-    return finished.stdout
-
-
 @pytest.mark.parametrize("parking", ["fiber", "thread"])
-def test_it_names_every_parked_task_what_it_waits_for_and_where(parking: str) -> None:
-    said = output(f"""
+def test_it_names_every_parked_task_what_it_waits_for_and_where(run_program: Any, parking: str) -> None:
+    said = run_program(f"""
+import penstock
+begin = sys._getframe().f_lineno
 penstock.configure(parking={parking!r})
 numbers = penstock.Channel(name="numbers")
 def receiver():
@@ -48,35 +31,37 @@ tasks = [first, penstock.go(joiner, first), penstock.go(coroutine)]
 try:
     tasks[1].result()
 except penstock.Deadlock as error:
+    for offset, name in ((4, 'receiver'), (6, 'joiner'), (8, 'coroutine')):
+        print(f", at <string>:{{begin + offset}} in {{name}}" in str(error))
     print(error)
     print(sorted(task.id for task in error.tasks) == sorted(task.id for task in tasks))
 print([task.done() for task in tasks])
-""")
-    lines = said.splitlines()
-    assert lines[0].startswith(
+""").stdout
+    *at, start = said.splitlines()[:4]
+    assert at == ["True", "True", "True"]
+    assert start.startswith(
         "every task is parked and nothing can wake one: the main thread waits in Task.result() on <penstock.Task"
     )
     assert "waits in Channel.recv() on <penstock.Channel 'numbers'" in said
-    assert ", at <string>:6 in receiver" in said
     assert "waits in Task.result() on <penstock.Task Task-" in said
-    assert ", at <string>:8 in joiner" in said
     assert "waits in Channel.arecv() on <penstock.Channel 'numbers'" in said
-    assert ", at <string>:10 in coroutine" in said
-    assert lines[-2:] == ["True", "[False, False, False]"]
+    assert said.splitlines()[-2:] == ["True", "[False, False, False]"]
 
 
-def test_a_main_thread_that_waits_alone_is_one_too() -> None:
-    said = output("""
+def test_a_main_thread_that_waits_alone_is_one_too(run_program: Any) -> None:
+    said = run_program("""
+        import penstock
         try:
             penstock.Channel().recv()
         except penstock.Deadlock as error:
             print(error.tasks, isinstance(error, RuntimeError))
-    """)
+    """).stdout
     assert said == "[] True\n"
 
 
-def test_threads_that_wait_in_penstock_for_ever_wake_nobody() -> None:
-    said = output("""
+def test_threads_that_wait_in_penstock_for_ever_wake_nobody(run_program: Any) -> None:
+    said = run_program("""
+        import penstock
         import threading
         channel = penstock.Channel()
         threads = [threading.Thread(target=channel.send, args=(n,), daemon=True) for n in range(3)]
@@ -86,12 +71,13 @@ def test_threads_that_wait_in_penstock_for_ever_wake_nobody() -> None:
             penstock.Channel().recv()
         except penstock.Deadlock:
             print(sorted(channel.recv() for _ in range(3)))
-    """)
+    """).stdout
     assert said == "[0, 1, 2]\n"
 
 
-def test_a_collection_that_wakes_somebody_comes_first() -> None:
-    said = output("""
+def test_a_collection_that_wakes_somebody_comes_first(run_program: Any) -> None:
+    said = run_program("""
+        import penstock
         import gc
         gc.disable()
         class Closes:
@@ -102,12 +88,13 @@ def test_a_collection_that_wakes_somebody_comes_first() -> None:
         channel = penstock.Channel()
         Closes(channel)
         print(list(channel))
-    """)
+    """).stdout
     assert said == "[]\n"
 
 
-def test_a_group_cancels_its_children_and_leaves_with_it() -> None:
-    said = output("""
+def test_a_group_cancels_its_children_and_leaves_with_it(run_program: Any) -> None:
+    said = run_program("""
+        import penstock
         channel = penstock.Channel()
         ended = []
         def child():
@@ -122,7 +109,7 @@ def test_a_group_cancels_its_children_and_leaves_with_it() -> None:
                     wait()
             except penstock.Deadlock as error:
                 print(len(error.tasks), [task.cancelled() for task in tasks], len(ended))
-    """)
+    """).stdout
     assert said == "3 [True, True, True] 3\n3 [True, True, True] 6\n"
 
 
@@ -167,33 +154,34 @@ threading.Thread(target=asyncio.run, args=(loop(),)).start()""",
 
 
 @pytest.mark.parametrize("source", OUTSIDE)
-def test_it_is_not_raised_while_something_outside_may_come(source: str) -> None:
-    program = "import asyncio, signal, threading, time\nchannel = penstock.Channel()\n" + OUTSIDE[source]
-    assert output(program + "\nprint(channel.recv())") == "1\n"
+def test_it_is_not_raised_while_something_outside_may_come(run_program: Any, source: str) -> None:
+    program = "import asyncio, penstock, signal\nchannel = penstock.Channel()\n" + OUTSIDE[source]
+    assert run_program(program + "\nprint(channel.recv())").stdout == "1\n"
 
 
-def test_it_can_be_switched_off() -> None:
+def test_it_can_be_switched_off(run_program: Any) -> None:
     program = """
-        import _thread, ctypes, time
+        import ctypes, penstock
         channel = penstock.Channel(1)
         library = ctypes.CDLL(None)
         # Nobody but a clock of the kernel's wakes this one: SIGALRM by its default action ends the process.
         library.alarm(2)
         channel.recv()
     """
-    assert run(program).returncode == 1  # the deadlock came first
-    assert run(program, PENSTOCK_DEADLOCK="off").returncode == -14
-    bad = run("", PENSTOCK_DEADLOCK="no")
+    run_program(program, returncode=1, stderr=None)  # the deadlock came first
+    run_program(program, env={"PENSTOCK_DEADLOCK": "off"}, returncode=-14)
+    bad = run_program("import penstock", env={"PENSTOCK_DEADLOCK": "no"}, returncode=1, stderr=None)
     assert 'ValueError: PENSTOCK_DEADLOCK must be "on" or "off", not \'no\'' in bad.stderr
 
 
-def test_a_wait_with_a_timeout_just_times_out() -> None:
-    said = output("""
+def test_a_wait_with_a_timeout_just_times_out(run_program: Any) -> None:
+    said = run_program("""
+        import penstock
         try:
             penstock.Channel().recv(timeout=1.5)
         except TimeoutError:
             print("timed out")
-    """)
+    """).stdout
     assert said == "timed out\n"
 
 

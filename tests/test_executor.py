@@ -257,16 +257,7 @@ def test_ctrl_c_while_a_thread_starts_leaves_a_working_executor(run_program: Any
     run_program(
         f"""
         import penstock
-        start, interrupts = threading.Thread.start, [1]
-        def interrupted(thread):
-            if {order == "after"}:
-                start(thread)
-            if interrupts:
-                interrupts.pop()
-                raise KeyboardInterrupt
-            if {order == "before"}:
-                start(thread)
-        threading.Thread.start = interrupted
+        interrupt_next_thread_start({order!r})
         with penstock.Executor(1) as executor:
             try:
                 executor.submit(time.sleep, 0.01)

@@ -671,16 +671,7 @@ def test_ctrl_c_while_a_thread_of_ours_starts_reaches_the_program(run_program: A
     run_program(
         f"""
         import penstock
-        start, interrupts = threading.Thread.start, [1]
-        def interrupted(thread):
-            if {order == "after"}:
-                start(thread)
-            if interrupts:
-                interrupts.pop()
-                raise KeyboardInterrupt
-            if {order == "before"}:
-                start(thread)
-        threading.Thread.start = interrupted
+        interrupt_next_thread_start({order!r})
         try:
             task = penstock.go(int, "7")
             task.result(timeout=30)
