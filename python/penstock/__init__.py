@@ -8,7 +8,7 @@ from __future__ import annotations
 
 # Before all others: it refuses where they cannot work.
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
-from penstock import _deadlock, _debug
+from penstock import _debug
 from penstock._core import (
     Channel,
     Task,
@@ -82,7 +82,6 @@ __all__ = [
     "yield_now",
 ]
 
-_deadlock.start()
 _debug.start()
 
 if build_profile() == "debug":

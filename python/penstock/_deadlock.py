@@ -9,7 +9,6 @@ no look.
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import sys
 import threading
@@ -21,15 +20,6 @@ from penstock import _core
 from penstock._core import Task
 from penstock._threads import RuntimeThread
 from penstock.exceptions import Deadlock
-
-
-def start() -> None:
-    """Look from now on, unless ``PENSTOCK_DEADLOCK=off``. Called once, at import."""
-    wanted = os.environ.get("PENSTOCK_DEADLOCK", "on")
-    if wanted not in ("on", "off"):
-        raise ValueError(f'PENSTOCK_DEADLOCK must be "on" or "off", not {wanted!r}')
-    if wanted == "on":
-        _core._look_for_deadlocks(find)
 
 
 def find(call: str, subject: object, waiting_threads: int) -> Deadlock | None:

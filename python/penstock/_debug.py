@@ -1,4 +1,4 @@
-"""What ``PENSTOCK_DEBUG`` asks for, read once when penstock is imported."""
+"""What ``PENSTOCK_DEBUG`` and ``PENSTOCK_DEADLOCK`` ask for, read once when penstock is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ def _refusal(item: str) -> ValueError:
 
 
 def start() -> None:
-    """Switch on what the variable names."""
+    """Switch on or off what the variables name."""
+    deadlock = os.environ.get("PENSTOCK_DEADLOCK", "on")
+    if deadlock not in ("on", "off"):
+        raise ValueError(f'PENSTOCK_DEADLOCK must be "on" or "off", not {deadlock!r}')
+    if deadlock == "off":
+        _core._ignore_deadlocks()
     interval: int | None = None
     detail = False
     locks = False

@@ -6,23 +6,23 @@
 
 use std::{
     ptr,
-    sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
 use penstock_core::scheduler::Machine;
-use pyo3::{ffi, prelude::*};
+use pyo3::{ffi, prelude::*, sync::PyOnceLock};
 
 use crate::{
-    boundary::Wait, fiber, interpreter, object::Object, operation, runtime, task::TaskObject,
-    unwind,
+    boundary::Wait, error::raise, fiber, interpreter, object::Object, operation, runtime,
+    task::TaskObject, unwind,
 };
 
 /// How long nothing has to happen.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// `penstock._deadlock.find`, or null where nobody looks (`PENSTOCK_DEADLOCK=off`).
-static FIND: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
+/// Nobody looks (`PENSTOCK_DEADLOCK=off`).
+static IGNORED: AtomicBool = AtomicBool::new(false);
 /// Threads of the program, other than the main one, that wait here without a deadline.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 /// How many such waits there have been.
@@ -63,9 +63,8 @@ impl Watch {
     /// # Safety
     /// Attached, with no exception set, and nothing alive in the frames up to the raw entry that has a destructor.
     pub unsafe fn finds_deadlock(&mut self, wait: Wait) -> bool {
-        // Ordering: Acquire pairs with the Release in `_look_for_deadlocks`.
-        let find = FIND.load(Ordering::Acquire);
-        if find.is_null() {
+        // Ordering: Relaxed, written during the package's import.
+        if IGNORED.load(Ordering::Relaxed) {
             return false;
         }
         let happened = quiescence();
@@ -87,9 +86,9 @@ impl Watch {
         self.quiet = None;
         // SAFETY: attached, by the caller's promise, which also allows Python code to run.
         unsafe {
-            let deadlock = ask(find, wait);
+            let deadlock = ask(Python::assume_attached(), wait);
             if deadlock.is_null() {
-                ffi::PyErr_WriteUnraisable(find);
+                ffi::PyErr_WriteUnraisable(ptr::null_mut());
                 return false;
             }
             let found = deadlock != ffi::Py_None() && quiescence() == happened;
@@ -102,11 +101,23 @@ impl Watch {
     }
 }
 
-/// Calls `find(call, subject, waiting)`.
+/// Calls `penstock._deadlock.find(call, subject, waiting)`. Only the main thread comes here, which is never ended by an
+/// unwind.
 ///
 /// # Safety
 /// As for [`Watch::finds_deadlock`].
-unsafe fn ask(find: *mut ffi::PyObject, wait: Wait) -> *mut ffi::PyObject {
+unsafe fn ask(py: Python<'_>, wait: Wait) -> *mut ffi::PyObject {
+    static FIND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let find = FIND.get_or_try_init(py, || {
+        PyResult::Ok(py.import("penstock._deadlock")?.getattr("find")?.unbind())
+    });
+    let find = match find {
+        Ok(find) => find.as_ptr(),
+        Err(error) => {
+            raise(py, error);
+            return ptr::null_mut();
+        }
+    };
     // SAFETY: attached; the subject is an argument of the call that waits.
     unsafe {
         let subject = if wait.subject.is_null() {
@@ -126,11 +137,10 @@ unsafe fn ask(find: *mut ffi::PyObject, wait: Wait) -> *mut ffi::PyObject {
     }
 }
 
-/// From now on the main thread looks for deadlocks, with that function.
+/// The main thread does not look for deadlocks. Called at most once, by the package's import.
 #[pyfunction]
-pub fn _look_for_deadlocks(find: Py<PyAny>) {
-    // Ordering: Release publishes the function to the Acquire in `finds_deadlock`.
-    FIND.store(find.into_ptr(), Ordering::Release);
+pub fn _ignore_deadlocks() {
+    IGNORED.store(true, Ordering::Relaxed); // Ordering: Relaxed, as above.
 }
 
 /// A plain task that is parked, with what it waits for, its greenlet, and its thread's number.

@@ -45,7 +45,7 @@ mod _core {
     use crate::{
         callback::CallbackObject,
         channel::ChannelObject,
-        deadlock::{_look_for_deadlocks, _parked_tasks, _wait_of},
+        deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
         interrupt::Mark,
         memory::{Buffer, BufferPool, BufferStats},
