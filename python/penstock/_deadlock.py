@@ -73,17 +73,19 @@ def _parked() -> Iterator[tuple[Task[Any], str, FrameType | None]]:
         yield task, _shown(call, subject), frame
     # A coroutine task is parked in an operation that the innermost of its coroutines awaits. Those that
     # `gc.freeze` has taken out of sight are not named.
-    for awaiting in gc.get_objects():
-        match awaiting:
-            case CoroutineType():
-                operation, at = awaiting.cr_await, awaiting.cr_frame
-            case AsyncGeneratorType():
-                operation, at = awaiting.ag_await, awaiting.ag_frame
-            case GeneratorType():
-                operation, at = awaiting.gi_yieldfrom, awaiting.gi_frame
-            case _:
-                continue
-        found = _core._wait_of(operation)
-        if found is not None:
-            task, call, subject = found
-            yield task, _shown(call, subject), at
+    objects: list[object] = gc.get_objects()
+    for awaiting in objects:
+        operation, frame = _SUSPENDED.get(type(awaiting), ("", ""))
+        if operation:
+            found = _core._wait_of(getattr(awaiting, operation))
+            if found is not None:
+                task, call, subject = found
+                yield task, _shown(call, subject), getattr(awaiting, frame)
+
+
+_SUSPENDED: dict[type, tuple[str, str]] = {
+    CoroutineType: ("cr_await", "cr_frame"),
+    AsyncGeneratorType: ("ag_await", "ag_frame"),
+    GeneratorType: ("gi_yieldfrom", "gi_frame"),
+}
+"""Where an object that is suspended says what it awaits, and where."""
