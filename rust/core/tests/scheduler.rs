@@ -22,7 +22,7 @@ use native_host::{
     watch, yield_now,
 };
 use penstock_core::{
-    scheduler::{Machine, Scheduler},
+    scheduler::{Machine, Scheduler, Totals},
     wait::Outcome,
 };
 
@@ -70,14 +70,20 @@ fn attached(way: Way, body: impl FnOnce()) {
 /// Waits for the counts to agree: a task that nobody has joined may be at its end still.
 fn adds_up(runtime: &Runtime) {
     loop {
-        let totals = runtime.0.totals();
-        assert!(totals.spawned >= totals.started, "{totals:?}");
-        assert!(totals.started >= totals.finished, "{totals:?}");
+        let totals = totals_in_order(runtime);
         if totals.spawned == totals.finished {
             return;
         }
         gil::without(thread::yield_now);
     }
+}
+
+/// No task is counted as started or finished before it is counted as spawned or started.
+fn totals_in_order(runtime: &Runtime) -> Totals {
+    let totals = runtime.0.totals();
+    assert!(totals.spawned >= totals.started, "{totals:?}");
+    assert!(totals.started >= totals.finished, "{totals:?}");
+    totals
 }
 
 fn join_all(tasks: Vec<Handle<()>>) {
@@ -716,6 +722,22 @@ fn a_pair_that_readies_each_other_does_not_starve_queued_tasks(way: Way) {
 
 // ---- the end, and the numbers ----
 
+fn counts_read_while_tasks_run_are_in_order(way: Way) {
+    on_one(way, 5, move |runtime| {
+        let flag = Arc::new(AtomicUsize::new(0));
+        for _ in 0..way.workers {
+            let flag = Arc::clone(&flag);
+            runtime.go(move || spin(flag));
+        }
+        gil::without(|| {
+            for _ in 0..2_000 {
+                totals_in_order(runtime);
+            }
+        });
+        flag.store(1, SeqCst);
+    });
+}
+
 fn a_stopped_scheduler_starts_nothing(way: Way) {
     on_new_quietly(way, 20, |runtime| {
         let (there, back) = (channel(0), channel(0));
@@ -1106,6 +1128,7 @@ in_every_way! {
     a_pair_that_readies_each_other_does_not_starve_queued_tasks
     a_stopped_scheduler_starts_nothing
     parks_and_wakes_are_counted
+    counts_read_while_tasks_run_are_in_order
     a_task_alone_on_its_thread_has_it_to_its_end
     tasks_alone_and_others_talk
     tasks_run_once_while_the_workers_change

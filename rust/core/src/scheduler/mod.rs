@@ -473,10 +473,14 @@ impl Scheduler {
         let machines = self.machines.lock();
         let foreign = self.foreign.lock();
         let sum = |field: fn(&Counters) -> u64| machines.iter().map(|m| field(m.counters())).sum();
+        // In this order, so that no task is seen to have started, or finished, that is not seen before it did.
+        let finished = sum(|c| c.finished.get());
+        let started = sum(|c| c.started.get());
+        let spawned: u64 = sum(|c| c.spawned.get());
         Totals {
-            spawned: sum(|c| c.spawned.get()) + foreign.spawned,
-            started: sum(|c| c.started.get()),
-            finished: sum(|c| c.finished.get()),
+            spawned: spawned + foreign.spawned,
+            started,
+            finished,
             parks: sum(|c| c.parks.get()),
             wakes: sum(|c| c.wakes.get()) + foreign.wakes,
             steals: sum(|c| c.steals.get()),

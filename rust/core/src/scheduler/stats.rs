@@ -9,14 +9,16 @@ pub struct Counter(AtomicU64);
 impl Counter {
     #[inline]
     pub fn add(&self, by: u64) {
-        // Ordering: Relaxed, one writer; a sum over machines is exact once they rest.
+        // Ordering: Relaxed, one writer.
         let old = self.0.load(Ordering::Relaxed);
-        self.0.store(old.wrapping_add(by), Ordering::Relaxed);
+        // Ordering: Release pairs with the Acquire in `get`: who sees that a task has finished sees also that it has
+        // started, on whichever machine. A sum over machines is exact once they rest.
+        self.0.store(old.wrapping_add(by), Ordering::Release);
     }
 
     pub fn get(&self) -> u64 {
-        // Ordering: Relaxed, as above.
-        self.0.load(Ordering::Relaxed)
+        // Ordering: Acquire, as above.
+        self.0.load(Ordering::Acquire)
     }
 }
 
