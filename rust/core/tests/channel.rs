@@ -5,19 +5,20 @@ mod channel_thread;
 
 use std::{
     cell::RefCell,
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     sync::{
         Arc, Barrier,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use channel_thread::{recv, send, sleep, waiter};
 use penstock_core::{
     channel::{
-        BeginRecv, BeginSend, Channel, ChannelStats, RecvError, SendError, TryRecvError,
-        TrySendError,
+        BeginRecv, BeginSend, Channel, ChannelStats, Overflow, Rate, RecvError, SendError, Step,
+        Ticket, TryRecvError, TrySendError,
     },
     sync::{Exclusive, Mode, Shared},
     wait::{Entry, Outcome, WaiterRef},
@@ -134,7 +135,13 @@ in_both_modes! {
             let sent = if capacity > 0 { 3 } else { 2 };
             assert_eq!(
                 channel.stats(),
-                ChannelStats { sent, received: 2, send_waits: 0, recv_waits: 2 }
+                ChannelStats {
+                    sent,
+                    received: 2,
+                    recv_waits: 2,
+                    recv_waited: channel.stats().recv_waited,
+                    ..ChannelStats::default()
+                }
             );
         }
     }
@@ -293,6 +300,189 @@ in_both_modes! {
             let ended = entries.map(|entry| finish_send(&channel, &entry));
             assert_eq!(ended, [0, 1].map(|i| Err(SendError::Closed(buffered + i))));
         }
+    }
+
+    fn the_newest_is_dropped_where_there_is_no_room(mode) {
+        let channel = Channel::bounded(2, mode).with_overflow(Overflow::DropNewest);
+        let offered = [0, 1, 2, 3].map(|value| channel.offer(value));
+        assert_eq!(offered, [Ok(None), Ok(None), Ok(Some(2)), Ok(Some(3))]);
+        assert_eq!((channel.try_recv(), channel.offer(4)), (Ok(0), Ok(None)));
+        let stats = channel.stats();
+        assert_eq!((stats.sent, stats.received, stats.dropped), (3, 1, 2));
+        channel.close();
+        assert_eq!(channel.offer(5), Err(TrySendError::Closed(5)));
+        assert_eq!(channel.clear(), [1, 4]);
+    }
+
+    fn the_oldest_makes_way_for_the_newest(mode) {
+        for capacity in CAPACITIES {
+            let channel = Channel::bounded(capacity, mode).with_overflow(Overflow::DropOldest);
+            let count = u32::try_from(capacity).unwrap();
+            for value in 0..5 * count {
+                let makes_way = value.checked_sub(count);
+                assert_eq!(channel.offer(value), Ok(makes_way));
+            }
+            let stats = channel.stats();
+            let dropped = u64::from(4 * count);
+            assert_eq!((stats.sent, stats.received, stats.dropped), (u64::from(5 * count), 0, dropped));
+            assert_eq!(channel.len(), capacity);
+            assert_eq!(channel.try_send(9), Err(TrySendError::Full(9)));
+            channel.close();
+            assert_eq!(channel.offer(9), Err(TrySendError::Closed(9)));
+            assert_eq!(channel.clear(), (4 * count..5 * count).collect::<Vec<_>>());
+            assert_eq!(channel.stats().received, u64::from(count));
+        }
+    }
+
+    fn a_waiting_receiver_is_served_by_every_policy(mode) {
+        for overflow in [Overflow::Block, Overflow::DropNewest, Overflow::DropOldest, Overflow::Error] {
+            let channel = Channel::bounded(1, mode).with_overflow(overflow);
+            let waiter = waiter();
+            let entry = waiting_receiver(&channel, &waiter);
+            assert_eq!(channel.offer(1), Ok(None));
+            assert_eq!(finish_recv(&channel, &entry), Ok(1));
+            assert_eq!(channel.offer(2), Ok(None));
+            let full = channel.offer(3);
+            match overflow {
+                Overflow::Block | Overflow::Error => assert_eq!(full, Err(TrySendError::Full(3))),
+                Overflow::DropNewest => assert_eq!(full, Ok(Some(3))),
+                Overflow::DropOldest => assert_eq!(full, Ok(Some(2))),
+            }
+        }
+    }
+
+    fn many_go_in_and_come_out_in_order_as_far_as_there_is_room(mode) {
+        for capacity in CAPACITIES.into_iter().chain([64, 65, 200]) {
+            let channel = Channel::bounded(capacity, mode);
+            let (mut next_in, mut next_out) = (0, 0);
+            for round in 0..50 {
+                let offered = (round * 7) % (2 * capacity) + 1;
+                let room = capacity - channel.len();
+                let mut values: VecDeque<_> = (next_in..next_in + offered).collect();
+                let sent = channel.try_send_many(&mut values);
+                let rest = offered.saturating_sub(room);
+                assert_eq!(sent.is_ok(), rest == 0);
+                assert_eq!(values.len(), rest, "in a ring of {capacity}");
+                next_in += offered - rest;
+                let mut got = Vec::new();
+                let max = (round * 3) % (2 * capacity) + 1;
+                let there = channel.len();
+                assert_eq!(channel.try_recv_many(max, &mut got).is_ok(), there > 0);
+                assert_eq!(got, (next_out..next_out + max.min(there)).collect::<Vec<_>>());
+                next_out += got.len();
+            }
+        }
+    }
+
+    fn a_batch_receive_lets_blocked_senders_in(mode) {
+        for capacity in [0, 1, 2] {
+            let channel = Channel::bounded(capacity, mode);
+            let buffered = u32::try_from(capacity).unwrap();
+            channel.try_send_many(&mut (0..buffered).collect()).unwrap();
+            let waiters = [waiter(), waiter(), waiter()];
+            let entries =
+                [0, 1, 2].map(|i| blocked_sender(&channel, buffered + i, &waiters[i as usize]));
+            let mut got = Vec::new();
+            assert_eq!(channel.try_recv_many(capacity + 2, &mut got), Ok(()));
+            assert_eq!(got, (0..buffered + 2).collect::<Vec<_>>());
+            let [first, second, third] = entries;
+            assert_eq!(finish_send(&channel, &first), Ok(()));
+            assert_eq!(finish_send(&channel, &second), Ok(()));
+            assert_eq!(third.waiter.outcome(third.epoch).is_some(), capacity > 0);
+            assert_eq!(channel.try_recv_many(100, &mut got), Ok(()));
+            assert_eq!(got, (0..buffered + 3).collect::<Vec<_>>());
+            assert_eq!(finish_send(&channel, &third), Ok(()));
+            assert_eq!(channel.try_recv_many(1, &mut got), Err(TryRecvError::Empty));
+            channel.close();
+            assert_eq!(channel.try_recv_many(1, &mut got), Err(TryRecvError::Closed));
+        }
+    }
+
+    fn a_batch_send_serves_waiting_receivers_first(mode) {
+        for capacity in [0, 2] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter()];
+            let entries = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+            let mut values: VecDeque<u32> = (0..10).collect();
+            assert_eq!(channel.try_send_many(&mut values), Err(TrySendError::Full(())));
+            assert_eq!(values.len(), 8 - capacity);
+            assert_eq!(entries.map(|entry| finish_recv(&channel, &entry)), [Ok(0), Ok(1)]);
+            channel.close();
+            assert_eq!(channel.try_send_many(&mut values), Err(TrySendError::Closed(())));
+            assert_eq!(values.len(), 8 - capacity, "what was not sent is still there");
+        }
+    }
+
+    fn a_turn_is_passed_on_in_order_and_only_who_sent_takes_a_token(mode) {
+        let now = Instant::now();
+        let rate = Rate { per_second: 10.0, burst: 2 };
+        let channel = Channel::<u32, _>::bounded(9, mode).with_rate(rate, now, mode);
+        let turnstile = channel.turnstile().unwrap();
+        let first = turnstile.try_enter(now).expect("a token is there");
+        assert!(turnstile.try_enter(now).is_none(), "there is one turn");
+        let waiters = [waiter(), waiter(), waiter()];
+        let mut tickets = [(); 3].map(|()| Ticket::default());
+        let epochs: Vec<_> = tickets
+            .iter_mut()
+            .zip(&waiters)
+            .map(|(ticket, waiter)| match turnstile.step(ticket, waiter, now) {
+                Step::Sleep(epoch, None) => epoch,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let [mut one, mut two, mut three] = tickets;
+        turnstile.leave(first, true, now);
+        assert_eq!(waiters[0].outcome(epochs[0]), Some(Outcome::Handed));
+        assert_eq!(waiters[1].outcome(epochs[1]), None);
+        assert!(turnstile.woken(&mut one, Outcome::Handed, now));
+        assert_eq!(turnstile.step(&mut one, &waiters[0], now), Step::Send, "the second token");
+        // The next in line gives up, and does not get the turn.
+        assert!(waiters[1].disarm(epochs[1], Outcome::Interrupted));
+        assert!(!turnstile.woken(&mut two, Outcome::Interrupted, now));
+        turnstile.leave(two, false, now);
+        turnstile.leave(one, false, now); // it failed: the token is still there
+        assert_eq!(waiters[2].outcome(epochs[2]), Some(Outcome::Handed));
+        assert!(turnstile.woken(&mut three, Outcome::Handed, now));
+        assert_eq!(turnstile.step(&mut three, &waiters[2], now), Step::Send);
+        turnstile.leave(three, true, now);
+        assert!(turnstile.try_enter(now).is_none(), "both tokens are taken");
+        // Alone, and it has to wait for a token.
+        let mut ticket = Ticket::default();
+        let Step::Sleep(epoch, Some(until)) = turnstile.step(&mut ticket, &waiters[0], now) else {
+            panic!("there is no token");
+        };
+        assert_eq!(until, now + Duration::from_millis(100));
+        assert!(waiters[0].disarm(epoch, Outcome::TimedOut));
+        assert!(turnstile.woken(&mut ticket, Outcome::TimedOut, until));
+        assert_eq!(turnstile.step(&mut ticket, &waiters[0], until), Step::Send);
+        turnstile.leave(ticket, true, until);
+        assert_eq!(channel.stats().send_waits, 4);
+    }
+
+    fn a_close_wakes_those_who_wait_for_tokens(mode) {
+        let now = Instant::now();
+        let rate = Rate { per_second: 1.0, burst: 1 };
+        let channel = Channel::<u32, _>::bounded(9, mode).with_rate(rate, now, mode);
+        let turnstile = channel.turnstile().unwrap();
+        turnstile.leave(turnstile.try_enter(now).unwrap(), true, now);
+        let waiters = [waiter(), waiter()];
+        let mut tickets = [(); 2].map(|()| Ticket::default());
+        let epochs: Vec<_> = tickets
+            .iter_mut()
+            .zip(&waiters)
+            .map(|(ticket, waiter)| match turnstile.step(ticket, waiter, now) {
+                Step::Sleep(epoch, _) => epoch,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        channel.close();
+        for ((mut ticket, waiter), epoch) in tickets.into_iter().zip(&waiters).zip(epochs) {
+            assert_eq!(waiter.outcome(epoch), Some(Outcome::Closed));
+            assert!(!turnstile.woken(&mut ticket, Outcome::Closed, now));
+            assert_eq!(turnstile.step(&mut ticket, waiter, now), Step::Closed);
+            turnstile.leave(ticket, false, now);
+        }
+        assert!(turnstile.try_enter(now + Duration::from_secs(9)).is_none());
     }
 
     fn a_dropped_channel_drops_what_is_left_in_it(mode) {
@@ -547,5 +737,119 @@ fn stress_every_wait_ends() {
             }
         });
         assert_eq!((channel.stats().sent, channel.len()), (12_000, 0));
+    }
+}
+
+/// Batches on both ends, of all sizes, and single operations between them.
+#[test]
+fn stress_batches_lose_and_repeat_nothing() {
+    for capacity in [0, 1, 3, 64, 300] {
+        const EACH: u32 = 20_000;
+        let channel = Channel::<(u32, u32), _>::bounded(capacity, Shared);
+        let sending = AtomicUsize::new(3);
+        let got: Vec<Vec<(u32, u32)>> = thread::scope(|scope| {
+            for producer in 0..3 {
+                let (channel, sending) = (&channel, &sending);
+                scope.spawn(move || {
+                    let (waiter, mut chance) = (waiter(), Chance(u64::from(producer) + 1));
+                    let mut values: VecDeque<_> = VecDeque::new();
+                    let mut next = 0;
+                    while next < EACH || !values.is_empty() {
+                        while next < EACH && !chance.one_in(20) {
+                            values.push_back((producer, next));
+                            next += 1;
+                        }
+                        if channel.try_send_many(&mut values).is_err()
+                            && let Some(value) = values.pop_front()
+                        {
+                            assert_eq!(send(channel, value, &waiter), Ok(()));
+                        }
+                    }
+                    if sending.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        channel.close();
+                    }
+                });
+            }
+            let receivers: Vec<_> = (0..2)
+                .map(|number| {
+                    let channel = &channel;
+                    scope.spawn(move || {
+                        let (waiter, mut chance) = (waiter(), Chance(number + 100));
+                        let mut got = Vec::new();
+                        loop {
+                            let max = if chance.one_in(3) { 1 } else { 100 };
+                            if channel.try_recv_many(max, &mut got).is_err() {
+                                match recv(channel, &waiter) {
+                                    Ok(value) => got.push(value),
+                                    Err(_) => return got,
+                                }
+                            }
+                        }
+                    })
+                })
+                .collect();
+            receivers
+                .into_iter()
+                .map(|receiver| receiver.join().unwrap())
+                .collect()
+        });
+        let mut seen = HashSet::new();
+        for one_receivers in &got {
+            for producer in 0..3 {
+                let values = one_receivers.iter().filter(|value| value.0 == producer);
+                assert!(values.is_sorted_by_key(|value| value.1), "out of order");
+            }
+            for value in one_receivers {
+                assert!(seen.insert(*value), "{value:?} came twice");
+            }
+        }
+        assert_eq!(seen.len(), 3 * EACH as usize, "lost");
+    }
+}
+
+/// What was sent is received or dropped, each once, and what is received is in order.
+#[test]
+fn stress_the_oldest_makes_way_and_nothing_is_lost() {
+    for capacity in [1, 2, 5] {
+        const EACH: u32 = 30_000;
+        let channel =
+            Channel::<(u32, u32), _>::bounded(capacity, Shared).with_overflow(Overflow::DropOldest);
+        let sending = AtomicUsize::new(2);
+        let (mut got, mut dropped) = (Vec::new(), Vec::new());
+        thread::scope(|scope| {
+            let senders: Vec<_> = (0..2)
+                .map(|producer| {
+                    let (channel, sending) = (&channel, &sending);
+                    scope.spawn(move || {
+                        let mut dropped = Vec::new();
+                        for value in 0..EACH {
+                            dropped.extend(channel.offer((producer, value)).unwrap());
+                        }
+                        if sending.fetch_sub(1, Ordering::AcqRel) == 1 {
+                            channel.close();
+                        }
+                        dropped
+                    })
+                })
+                .collect();
+            let waiter = waiter();
+            while let Ok(value) = recv(&channel, &waiter) {
+                got.push(value);
+            }
+            for sender in senders {
+                dropped.extend(sender.join().unwrap());
+            }
+        });
+        for producer in 0..2 {
+            let values = got.iter().filter(|value| value.0 == producer);
+            assert!(values.is_sorted_by_key(|value| value.1), "out of order");
+        }
+        let stats = channel.stats();
+        assert_eq!(stats.dropped, dropped.len() as u64);
+        assert_eq!(stats.received, got.len() as u64);
+        assert_eq!(stats.sent, u64::from(2 * EACH));
+        got.extend(dropped);
+        assert_eq!(got.iter().collect::<HashSet<_>>().len(), got.len(), "twice");
+        assert_eq!(got.len(), 2 * EACH as usize, "lost");
     }
 }

@@ -64,11 +64,22 @@
 //! a slot) and the turn not yet, its owner is between its two steps, and the operation waits for it
 //! instead of answering "empty": an answer that the completed operations of others contradict.
 //!
+//! # Many at once
+//! A batch moves an index word over a run of slots by one compare-and-swap. It looks at every turn first, so the run
+//! is its own like the one slot of a single operation: a turn that says "free" (or "full") at a position that the
+//! index word has not passed stays so until the word moves. Whoever comes to a slot of the run meanwhile waits for it,
+//! so runs are bounded.
+//!
+//! # The oldest makes way
+//! A send that throws the first value away does what a receiver that finds a blocked sender does, with its own value:
+//! the flag in `head` keeps receivers away, and if the ring is full by what `head` was, its first value is swapped for
+//! the new one.
+//!
 //! Tried and dropped: rings of a power of two with any capacity below need `head` on each send to
 //! know that they are full; positions modulo the capacity need a division. Turns are from D. Vyukov's
 //! bounded MPMC queue, laps of a power of two over any capacity from crossbeam-channel.
 
-use std::mem::MaybeUninit;
+use std::{collections::VecDeque, mem::MaybeUninit};
 
 use super::{
     Backoff, BeginRecv, BeginSend, ChannelStats, Guarded, TryRecvError, TrySendError, Waiting,
@@ -91,6 +102,8 @@ const CLOSED: u64 = 1 << 1;
 const FULL: u64 = 1 << 2;
 const FLAG_BITS: u32 = 3;
 const FLAGS: u64 = (1 << FLAG_BITS) - 1;
+/// How many slots one move of an index word goes over, at most: those who need one of them wait until it is used.
+const RUN_SLOTS_MAX: usize = 64;
 /// One slot further.
 const STEP: u64 = 1 << FLAG_BITS;
 
@@ -284,7 +297,7 @@ impl<T, M: Mode> Array<T, M> {
             if self.tail.load(Relaxed) & FLAGS != WAITERS {
                 return Err(value);
             }
-            let claimed = waiting.receivers.claim_first();
+            let claimed = waiting.claim_receiver();
             if waiting.receivers.is_empty() {
                 // INVARIANT: 2. The ring is empty still, and from here on senders may use it.
                 // Ordering: Relaxed, as all flags.
@@ -377,7 +390,7 @@ impl<T, M: Mode> Array<T, M> {
             }
             // SAFETY: full, read by an Acquire, and `head` is ours under the lock.
             let value = unsafe { slot.empty() };
-            let served = waiting.senders.claim_first();
+            let served = waiting.claim_sender();
             let flag = if waiting.senders.is_empty() {
                 0
             } else {
@@ -416,6 +429,117 @@ impl<T, M: Mode> Array<T, M> {
             drop(entry);
         }
         Some(value)
+    }
+
+    /// Takes the first value of a full ring out and puts `value` in, last, as one step. Gives `value` back where the
+    /// ring is not full after all, or the first value is still on its way in.
+    pub(super) fn replace_first(&self, value: T) -> Result<T, T> {
+        self.waiting.with(|waiting| {
+            // Ordering: Relaxed, flags change only under the lock, and a stale position is found out.
+            let tail = self.tail.load(Relaxed);
+            if tail & FLAGS != 0 {
+                return Err(value);
+            }
+            // As a sender that goes to wait: with the flag in it, only the holder of the lock moves `head`.
+            // Ordering: Relaxed, see "No wake-up is lost": being a read-modify-write is what counts.
+            let word = self.head.fetch_or(WAITERS, Relaxed);
+            let flag = if waiting.senders.is_empty() {
+                0
+            } else {
+                WAITERS
+            };
+            let head = position(word);
+            let slot = self.slot(head);
+            let is_full = tail == head.wrapping_add(self.lap);
+            // Ordering: Acquire as in `try_recv`.
+            if !is_full || slot.turn.load(Acquire) != head | FULL {
+                if flag == 0 {
+                    // INVARIANT: 3, the list is empty.
+                    // Ordering: Relaxed, as all flags.
+                    self.head.fetch_and(!WAITERS, Relaxed);
+                }
+                return Err(value);
+            }
+            // SAFETY: full, read by an Acquire, and `head` is ours under the lock.
+            let first = unsafe { slot.empty() };
+            waiting.replaced += 1;
+            // The same steps, in the same order, as in `take_and_refill`.
+            // Ordering: Release as in `move_tail`.
+            self.tail.store(self.next(tail), Release);
+            // SAFETY: just emptied, and never free in between: no sender moved over it.
+            unsafe { slot.fill(tail, value) };
+            // Ordering: Release as in `move_head`.
+            self.head.store(self.next(head) | flag, Release);
+            Ok(first)
+        })
+    }
+
+    /// Sends as many of the values as there are free slots in a row, at most a run of them, by one move of `tail`.
+    /// Gives how many, which is 0 also where another was faster or somebody waits: a single send knows what to do then.
+    pub(super) fn send_run(&self, values: &mut VecDeque<T>) -> usize {
+        // Ordering: Acquire as in `try_send`.
+        let tail = self.tail.load(Acquire);
+        let most = values.len().min(RUN_SLOTS_MAX);
+        let (mut end, mut count) = (tail, 0);
+        // Ordering: Acquire as in `try_send`. With a flag in `tail` not even the first turn is equal.
+        while count < most && self.slot(end).turn.load(Acquire) == end {
+            (end, count) = (self.next(end), count + 1);
+        }
+        // Ordering: as in `move_tail`.
+        let moved = || {
+            self.tail
+                .compare_exchange_weak(tail, end, Release, Relaxed)
+                .is_ok()
+        };
+        if count == 0 || !moved() {
+            return 0;
+        }
+        let mut at = tail;
+        for value in values.drain(..count) {
+            // SAFETY: `tail` was just moved over this free slot.
+            unsafe { self.slot(at).fill(at, value) };
+            at = self.next(at);
+        }
+        count
+    }
+
+    /// Receives as many values as there are in a row, at most `max` and at most a run of them, by one move of `head`.
+    /// Gives how many, which is 0 also where another was faster or a sender waits: a single receive knows what to do
+    /// then.
+    pub(super) fn recv_run(&self, max: usize, values: &mut Vec<T>) -> usize {
+        // Ordering: Acquire as in `try_recv`.
+        let head = self.head.load(Acquire);
+        let most = max.min(RUN_SLOTS_MAX);
+        let (mut end, mut count) = (head, 0);
+        // Ordering: Acquire as in `try_recv`. With the flag in `head` not even the first turn is equal.
+        while count < most && self.slot(end).turn.load(Acquire) == end | FULL {
+            (end, count) = (self.next(end), count + 1);
+        }
+        values.reserve(count); // not between the two steps of a receive
+        // Ordering: as in `move_head`.
+        let moved = || {
+            self.head
+                .compare_exchange_weak(head, end, Release, Relaxed)
+                .is_ok()
+        };
+        if count == 0 || !moved() {
+            return 0;
+        }
+        let mut at = head;
+        for _ in 0..count {
+            let slot = self.slot(at);
+            // SAFETY: full, read by an Acquire, and `head` was just moved over it.
+            values.push(unsafe { slot.empty() });
+            // Ordering: Release as in `try_recv`.
+            slot.turn.store(at.wrapping_add(self.lap), Release);
+            at = self.next(at);
+        }
+        count
+    }
+
+    /// A send threw its own value away.
+    pub(super) fn count_refused(&self) {
+        self.waiting.with(|waiting| waiting.refused += 1);
     }
 
     #[inline]
@@ -517,7 +641,7 @@ impl<T, M: Mode> Array<T, M> {
     /// Unlinks a sender whose wait ended without a hand-over.
     pub(super) fn forget_sender(&self, entry: &Entry<T>) {
         self.waiting.with(|waiting| {
-            if waiting.senders.remove(entry) && waiting.senders.is_empty() {
+            if waiting.forget_sender(entry) && waiting.senders.is_empty() {
                 // INVARIANT: 3.
                 // Ordering: Relaxed, as all flags.
                 self.head.fetch_and(!WAITERS, Relaxed);
@@ -528,7 +652,7 @@ impl<T, M: Mode> Array<T, M> {
     /// Unlinks a receiver whose wait ended without a hand-over.
     pub(super) fn forget_receiver(&self, entry: &Entry<T>) {
         self.waiting.with(|waiting| {
-            if waiting.receivers.remove(entry) && waiting.receivers.is_empty() {
+            if waiting.forget_receiver(entry) && waiting.receivers.is_empty() {
                 // INVARIANT: 2.
                 // Ordering: Relaxed, as all flags.
                 self.tail.fetch_and(!WAITERS, Relaxed);

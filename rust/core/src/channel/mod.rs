@@ -12,6 +12,8 @@
 //! - a waiting receiver is served before the buffer, the longest-waiting one first;
 //! - a freed slot belongs to the longest-blocked sender: whoever receives from a full ring moves that
 //!   sender's value in, so nobody can be faster;
+//! - a send on a channel with an [`Overflow`] policy does not wait for room ([`Channel::offer`]); with a [`Rate`], senders
+//!   take turns and tokens first ([`Turnstile`]); [`Gauge`]s tell of a channel that fills up;
 //! - a send that ended otherwise than [`Handed`](Outcome::Handed) gives its value back, and the value
 //!   was never in the channel; such a receive took nothing, and what it did not take goes to the
 //!   next, because a hand-over that loses the claim goes on to the next entry.
@@ -27,17 +29,31 @@
 
 mod array;
 mod error;
+mod many;
+mod overflow;
+mod pressure;
+mod rate;
 mod rendezvous;
+mod waited;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use array::Array;
 use rendezvous::Rendezvous;
 
+use waited::Waited;
+
 pub use error::{RecvError, SendError, TryRecvError, TrySendError};
+pub use overflow::Overflow;
+pub use pressure::{Gauge, Pressure};
+pub use rate::{Bucket, Rate, Step, Ticket, Turnstile};
 
 use crate::{
-    sync::{Mode, RawLock, UnsafeCell, spin_hint},
+    sync::{Mode, RawLock, UnsafeCell, coarse_now_ns, spin_hint},
     wait::{Claim, Entry, Outcome, Place, Unlinked, WaiterList},
 };
 
@@ -72,14 +88,24 @@ pub struct ChannelStats {
     pub sent: u64,
     /// Values that receivers have taken out or been handed.
     pub received: u64,
-    /// Sends that had to wait.
+    /// Values that were thrown away: in the place of which another was sent, or that were not sent at all.
+    pub dropped: u64,
+    /// Sends that had to wait, for room or for a token: one that waited for both counts twice.
     pub send_waits: u64,
     /// Receives that had to wait.
     pub recv_waits: u64,
+    /// How long senders have waited, all together, those included that wait now. By a coarse clock.
+    pub send_waited: Duration,
+    /// The same of receivers.
+    pub recv_waited: Duration,
 }
 
 /// A channel of fixed capacity. Dropping it drops what is left in it.
-pub struct Channel<T, M: Mode>(Kind<T, M>);
+pub struct Channel<T, M: Mode> {
+    kind: Kind<T, M>,
+    overflow: Overflow,
+    turnstile: Option<Box<Turnstile<M>>>,
+}
 
 enum Kind<T, M: Mode> {
     Array(Array<T, M>),
@@ -89,7 +115,7 @@ enum Kind<T, M: Mode> {
 /// Calls the method of the kind at hand.
 macro_rules! of_kind {
     ($channel:expr, $kind:ident => $call:expr) => {
-        match &$channel.0 {
+        match &$channel.kind {
             Kind::Array($kind) => $call,
             Kind::Rendezvous($kind) => $call,
         }
@@ -107,17 +133,55 @@ impl<T, M: Mode> Channel<T, M> {
 
     /// The same; `None` where there is no memory for `capacity` slots.
     pub fn try_bounded(capacity: usize, mode: M) -> Option<Self> {
-        Some(Self(if capacity == 0 {
-            Kind::Rendezvous(Rendezvous::new(mode))
-        } else {
-            Kind::Array(Array::try_new(capacity, mode)?)
-        }))
+        Some(Self {
+            kind: if capacity == 0 {
+                Kind::Rendezvous(Rendezvous::new(mode))
+            } else {
+                Kind::Array(Array::try_new(capacity, mode)?)
+            },
+            overflow: Overflow::Block,
+            turnstile: None,
+        })
+    }
+
+    /// The same channel with another policy.
+    ///
+    /// # Panics
+    /// Where the policy throws values away, and the channel holds none.
+    #[must_use]
+    pub fn with_overflow(mut self, overflow: Overflow) -> Self {
+        assert!(
+            !overflow.drops() || self.capacity() > 0,
+            "a rendezvous has nothing to drop"
+        );
+        self.overflow = overflow;
+        self
+    }
+
+    /// The same channel with senders that take turns; see [`Turnstile`]. Its tokens are for those who ask for them:
+    /// [`offer`](Self::offer) and the other sends do not.
+    #[must_use]
+    pub fn with_rate(mut self, rate: Rate, now: Instant, mode: M) -> Self {
+        self.turnstile = Some(Box::new(Turnstile::new(rate, now, mode)));
+        self
+    }
+
+    /// What a send does that would have to wait.
+    #[inline]
+    pub fn overflow(&self) -> Overflow {
+        self.overflow
+    }
+
+    /// Where senders wait for tokens.
+    #[inline]
+    pub fn turnstile(&self) -> Option<&Turnstile<M>> {
+        self.turnstile.as_deref()
     }
 
     /// How many values fit.
     #[inline]
     pub fn capacity(&self) -> usize {
-        match &self.0 {
+        match &self.kind {
             Kind::Array(array) => array.capacity(),
             Kind::Rendezvous(_) => 0,
         }
@@ -125,7 +189,7 @@ impl<T, M: Mode> Channel<T, M> {
 
     /// How many values are buffered: right at one moment during the call.
     pub fn len(&self) -> usize {
-        match &self.0 {
+        match &self.kind {
             Kind::Array(array) => array.len(),
             Kind::Rendezvous(_) => 0,
         }
@@ -145,12 +209,39 @@ impl<T, M: Mode> Channel<T, M> {
     /// Closing twice does nothing.
     pub fn close(&self) {
         of_kind!(self, kind => kind.close());
+        if let Some(turnstile) = &self.turnstile {
+            turnstile.close();
+        }
     }
 
     /// Sends without waiting. Never overtakes a sender that waits.
     #[inline]
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         of_kind!(self, kind => kind.try_send(value))
+    }
+
+    /// Sends without waiting, by the channel's [`Overflow`]: `Full` says that it has to wait or to fail, which is not
+    /// for us to do. What was thrown away, if anything, is the caller's to drop.
+    pub fn offer(&self, mut value: T) -> Result<Option<T>, TrySendError<T>> {
+        let mut backoff = Backoff::new();
+        loop {
+            value = match (self.try_send(value), &self.kind, self.overflow) {
+                (Ok(()), ..) => return Ok(None),
+                (Err(TrySendError::Full(value)), Kind::Array(array), Overflow::DropNewest) => {
+                    array.count_refused();
+                    return Ok(Some(value));
+                }
+                (Err(TrySendError::Full(value)), Kind::Array(array), Overflow::DropOldest) => {
+                    match array.replace_first(value) {
+                        Ok(first) => return Ok(Some(first)),
+                        Err(back) => back,
+                    }
+                }
+                (Err(error), ..) => return Err(error),
+            };
+            // A receiver was faster, or a sender has yet to fill the first slot.
+            backoff.pause();
+        }
     }
 
     /// Receives without waiting.
@@ -214,7 +305,13 @@ impl<T, M: Mode> Channel<T, M> {
     }
 
     pub fn stats(&self) -> ChannelStats {
-        of_kind!(self, kind => kind.stats())
+        let mut stats = of_kind!(self, kind => kind.stats());
+        if let Some(turnstile) = &self.turnstile {
+            let (waits, waited) = turnstile.waits();
+            stats.send_waits += waits;
+            stats.send_waited += waited;
+        }
+        stats
     }
 
     /// Calls `visit` for each value that the channel keeps alive: the buffered ones and those of
@@ -263,8 +360,14 @@ struct Waiting<T> {
     senders: WaiterList<T>,
     /// Values that went from a sender's hand to a receiver's and never were in a ring.
     handed: u64,
+    /// Values that were taken out of a ring to make room.
+    replaced: u64,
+    /// Values that were not put in for want of room.
+    refused: u64,
     send_waits: u64,
     recv_waits: u64,
+    send_waited: Waited,
+    recv_waited: Waited,
 }
 
 /// An entry taken off its list, to be served, and the claim to complete after the lock.
@@ -276,38 +379,85 @@ impl<T> Waiting<T> {
             receivers: WaiterList::default(),
             senders: WaiterList::default(),
             handed: 0,
+            replaced: 0,
+            refused: 0,
             send_waits: 0,
             recv_waits: 0,
+            send_waited: Waited::default(),
+            recv_waited: Waited::default(),
         }
+    }
+
+    /// Called before the list of senders changes.
+    fn senders_pass_time(&mut self) {
+        self.send_waited.pass(coarse_now_ns(), self.senders.len());
+    }
+
+    /// Called before the list of receivers changes.
+    fn receivers_pass_time(&mut self) {
+        self.recv_waited.pass(coarse_now_ns(), self.receivers.len());
+    }
+
+    fn claim_sender(&mut self) -> Option<Claimed<T>> {
+        self.senders_pass_time();
+        self.senders.claim_first()
+    }
+
+    fn claim_receiver(&mut self) -> Option<Claimed<T>> {
+        self.receivers_pass_time();
+        self.receivers.claim_first()
+    }
+
+    /// Unlinks a sender whose wait is over, and says whether it was linked.
+    fn forget_sender(&mut self, entry: &Entry<T>) -> bool {
+        self.senders_pass_time();
+        self.senders.remove(entry)
+    }
+
+    /// Unlinks a receiver whose wait is over, and says whether it was linked.
+    fn forget_receiver(&mut self, entry: &Entry<T>) -> bool {
+        self.receivers_pass_time();
+        self.receivers.remove(entry)
     }
 
     /// Links an entry as the last sender. From here on others may end its wait.
     fn link_sender<P: Place<T>>(&mut self, value: T, place: P) -> P::Left {
         self.send_waits += 1;
+        self.senders_pass_time();
         place.link(&mut self.senders, Some(value))
     }
 
     /// Links an entry as the last receiver. From here on others may end its wait.
     fn link_receiver<P: Place<T>>(&mut self, place: P) -> P::Left {
         self.recv_waits += 1;
+        self.receivers_pass_time();
         place.link(&mut self.receivers, None)
     }
 
     /// Takes everybody off the lists, for a close. The vector grows under the lock, once in a
     /// channel's life.
     fn claim_all(&mut self) -> Vec<Claimed<T>> {
+        self.receivers_pass_time();
+        self.senders_pass_time();
         let mut all: Vec<_> = std::iter::from_fn(|| self.receivers.claim_first()).collect();
         all.extend(std::iter::from_fn(|| self.senders.claim_first()));
         all
     }
 
-    /// `sent` and `received` are what passed through a ring.
-    fn stats(&self, sent: u64, received: u64) -> ChannelStats {
+    /// `sent` and `received` are what went into a ring and out of it.
+    fn stats(&mut self, sent: u64, received: u64) -> ChannelStats {
+        self.receivers_pass_time();
+        self.senders_pass_time();
         ChannelStats {
             sent: sent.wrapping_add(self.handed),
-            received: received.wrapping_add(self.handed),
+            received: received
+                .wrapping_add(self.handed)
+                .wrapping_sub(self.replaced),
+            dropped: self.replaced.wrapping_add(self.refused),
             send_waits: self.send_waits,
             recv_waits: self.recv_waits,
+            send_waited: self.send_waited.total(),
+            recv_waited: self.recv_waited.total(),
         }
     }
 

@@ -29,7 +29,7 @@ impl<T> State<T> {
         if self.closed {
             return Err(TrySendError::Closed(value));
         }
-        let Some((entry, claim)) = self.waiting.receivers.claim_first() else {
+        let Some((entry, claim)) = self.waiting.claim_receiver() else {
             return Err(TrySendError::Full(value));
         };
         // SAFETY: the claim makes the slot ours until it completes.
@@ -43,7 +43,7 @@ impl<T> State<T> {
         if self.closed {
             return Err(TryRecvError::Closed);
         }
-        let Some((entry, claim)) = self.waiting.senders.claim_first() else {
+        let Some((entry, claim)) = self.waiting.claim_sender() else {
             return Err(TryRecvError::Empty);
         };
         // SAFETY: the claim makes the slot ours until it completes.
@@ -123,12 +123,12 @@ impl<T, M: Mode> Rendezvous<T, M> {
 
     /// Unlinks a sender whose wait ended without a hand-over.
     pub(super) fn forget_sender(&self, entry: &Entry<T>) {
-        self.0.with(|state| state.waiting.senders.remove(entry));
+        self.0.with(|state| state.waiting.forget_sender(entry));
     }
 
     /// Unlinks a receiver whose wait ended without a hand-over.
     pub(super) fn forget_receiver(&self, entry: &Entry<T>) {
-        self.0.with(|state| state.waiting.receivers.remove(entry));
+        self.0.with(|state| state.waiting.forget_receiver(entry));
     }
 
     pub(super) fn stats(&self) -> ChannelStats {

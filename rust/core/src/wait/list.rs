@@ -192,6 +192,7 @@ impl<T> Drop for Unlinked<T> {
 pub struct WaiterList<T> {
     head: *const Entry<T>,
     tail: *const Entry<T>,
+    len: usize,
     generation: u32,
 }
 
@@ -203,6 +204,7 @@ impl<T> Default for WaiterList<T> {
         Self {
             head: ptr::null(),
             tail: ptr::null(),
+            len: 0,
             generation: fork::generation(),
         }
     }
@@ -212,7 +214,7 @@ impl<T> WaiterList<T> {
     fn forget_other_generations(&mut self) {
         let generation = fork::generation();
         if self.generation != generation {
-            (self.head, self.tail) = (ptr::null(), ptr::null());
+            (self.head, self.tail, self.len) = (ptr::null(), ptr::null(), 0);
             self.generation = generation;
         }
     }
@@ -220,6 +222,12 @@ impl<T> WaiterList<T> {
     pub fn is_empty(&mut self) -> bool {
         self.forget_other_generations();
         self.head.is_null()
+    }
+
+    /// How many are linked, those included whose wait has ended and who have not been unlinked yet.
+    pub fn len(&mut self) -> usize {
+        self.forget_other_generations();
+        self.len
     }
 
     /// Links an entry last. `counted`: the list gets a reference of its `Arc`.
@@ -246,6 +254,7 @@ impl<T> WaiterList<T> {
             }
         }
         self.tail = node;
+        self.len += 1;
     }
 
     /// Unlinks `entry` if it is still linked, and says whether it was.
@@ -326,6 +335,7 @@ impl<T> WaiterList<T> {
                 (*(*links.next).links.get()).prev = links.prev;
             }
             let counted = std::mem::replace(links, Links::NONE).counted;
+            self.len -= 1;
             Unlinked {
                 entry: NonNull::new_unchecked(node.cast_mut()),
                 counted,

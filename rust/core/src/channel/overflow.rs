@@ -1,0 +1,23 @@
+//! What a send does where it would have to wait for room.
+
+/// What a send does where it would have to wait for room. With a rendezvous it can wait or fail; to throw a value
+/// away, the channel has to hold one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// It waits.
+    #[default]
+    Block,
+    /// It throws its own value away.
+    DropNewest,
+    /// It throws away the value that is the next to be received, and puts its own in, as one step.
+    DropOldest,
+    /// It fails.
+    Error,
+}
+
+impl Overflow {
+    /// Whether values are thrown away.
+    pub fn drops(self) -> bool {
+        matches!(self, Overflow::DropNewest | Overflow::DropOldest)
+    }
+}
