@@ -102,11 +102,8 @@ def test_the_repr_has_the_name_the_id_and_the_state() -> None:
 
 
 def test_what_is_not_there_yet_is_absent_and_not_stubbed() -> None:
-    for name in ("send_many", "recv_many", "asend_many", "arecv_many", "sender", "receiver", "on_pressure"):
+    for name in ("sender", "receiver"):
         assert not hasattr(Channel, name)
-    for argument in ("overflow", "rate"):
-        with pytest.raises(TypeError, match=argument):
-            Channel[int](1, **{argument: None})
 
 
 def test_a_channel_is_weakly_referenceable_and_is_neither_copied_nor_pickled() -> None:

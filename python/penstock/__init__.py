@@ -21,7 +21,7 @@ from penstock._core import (
     sleep,
     yield_now,
 )
-from penstock.channel import ChannelStats
+from penstock.channel import ChannelStats, Rate
 from penstock.completion import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -59,6 +59,7 @@ __all__ = [
     "Group",
     "Node",
     "PenstockError",
+    "Rate",
     "Runtime",
     "RuntimeStats",
     "Task",

@@ -8,6 +8,7 @@ from typing import assert_type
 from penstock import (
     Channel,
     Group,
+    Rate,
     RuntimeStats,
     Task,
     as_completed,
@@ -74,6 +75,25 @@ assert_type(channel.closed, bool)
 assert_type(channel.stats().sent, int)
 channel.send("x")  # type: ignore[arg-type]
 channel.send_nowait("x")  # type: ignore[arg-type]
+channel.send_many([1, 2])
+channel.send_many(number for number in range(3))
+channel.send_many(["x"])  # type: ignore[list-item]
+assert_type(channel.recv_many(10), list[int])
+Channel[int](2, overflow="drop_oldest", rate=Rate(10, burst=2))
+Channel[int](2, overflow="drop")  # type: ignore[arg-type]
+Channel[int](2, rate=10)  # type: ignore[arg-type]
+assert_type(channel.stats().send_wait_seconds, float)
+Rate(1).burst = 2  # type: ignore[misc]
+
+
+def under_pressure(filled: Channel[int], pressure: str) -> None: ...
+
+
+def of_another_type(filled: Channel[bytes], pressure: str) -> None: ...
+
+
+channel.on_pressure(under_pressure, high=0.9, low=0.1)
+channel.on_pressure(of_another_type)  # type: ignore[arg-type]
 annotated: Channel[str] = Channel()
 assert_type(annotated.recv(), str)
 
@@ -85,6 +105,8 @@ async def awaits() -> None:
     assert_type(await channel.arecv(), int)
     assert_type([item async for item in channel], list[int])
     await channel.asend(1)
+    await channel.asend_many([1, 2])
+    assert_type(await channel.arecv_many(5), list[int])
     await channel.asend("x")  # type: ignore[arg-type]
     await asleep(1)
     async with Group(limit=2) as group:

@@ -80,7 +80,9 @@ mod _core {
             &py.get_type::<RuntimeObject>(),
             &crate::task::RUNTIME_METHODS,
         )?;
-        crate::hot::add_methods(&py.get_type::<ChannelObject>(), &crate::channel::METHODS)?;
+        for entries in crate::channel::methods() {
+            crate::hot::add_methods(&py.get_type::<ChannelObject>(), entries)?;
+        }
         // PyO3 lists what it exported itself; the package's own `__all__` says what is public.
         module.dict().del_item("__all__")
     }

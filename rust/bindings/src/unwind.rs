@@ -12,6 +12,7 @@ use pyo3::ffi::{self, PyObject, PySendResult, PyThreadState};
 unsafe extern "C-unwind" {
     pub fn PyErr_CheckSignals() -> c_int;
     pub fn PyEval_RestoreThread(state: *mut PyThreadState);
+    pub fn PyIter_Next(iterator: *mut PyObject) -> *mut PyObject;
     pub fn PyIter_Send(
         iterator: *mut PyObject,
         value: *mut PyObject,
@@ -23,6 +24,7 @@ unsafe extern "C-unwind" {
         kwargs: *mut PyObject,
     ) -> *mut PyObject;
     pub fn PyObject_CallOneArg(callable: *mut PyObject, argument: *mut PyObject) -> *mut PyObject;
+    pub fn PyObject_GetIter(object: *mut PyObject) -> *mut PyObject;
     pub fn PyObject_Vectorcall(
         callable: *mut PyObject,
         arguments: *const *mut PyObject,

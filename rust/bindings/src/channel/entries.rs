@@ -7,7 +7,7 @@ use penstock_core::channel::{
 };
 use pyo3::{ffi, prelude::*};
 
-use super::ChannelObject;
+use super::{ChannelObject, pressure, receiving, sending};
 use crate::{
     boundary::Caller,
     convert::{Patience, parse},
@@ -29,32 +29,46 @@ pub static METHODS: [Definition; 8] = [
 ];
 
 const SEND_DOC: &CStr = c"send($self, value, timeout=None)\n--\n\n\
-Put ``value`` on the channel, waiting while it is full.\n\n\
-Values from one sender arrive in the order it sent them. With ``capacity=0`` this waits until a receiver takes the\n\
-value. Cancelled or timed out, it has not sent: never half. Parks a task, blocks a thread.\n\n\
-Raises:\n    ChannelClosed: the channel was closed, before or while waiting.\n    \
+Put ``value`` on the channel, waiting while it is full, and for a token if it has a rate.\n\n\
+A channel with another ``overflow`` than \"block\" does not wait for room: it throws a value away, or fails.\n\
+Values from one sender arrive in the order it sent them. With ``capacity=0`` this waits until a receiver takes\n\
+the value. Cancelled or timed out, it has not sent: never half. Parks a task, blocks a thread.\n\n\
+Raises:\n    \
+ChannelClosed: the channel was closed, before or while waiting.\n    \
+Full: it is full, and has ``overflow=\"error\"``.\n    \
 TimeoutError: ``timeout`` seconds passed first; 0 tries once.\n    \
-Cancelled: the task was cancelled while it waited.\n    ValueError: ``timeout`` is negative.\n\n\
->>> from penstock import Channel\n>>> numbers = Channel[int](capacity=1)\n>>> numbers.send(7)\n\
->>> numbers.recv()\n7\n";
+Cancelled: the task was cancelled while it waited.\n    \
+ValueError: ``timeout`` is negative.\n\n\
+>>> from penstock import Channel\n\
+>>> numbers = Channel[int](capacity=1)\n\
+>>> numbers.send(7)\n\
+>>> numbers.recv()\n\
+7\n";
 
 const RECV_DOC: &CStr = c"recv($self, /, timeout=None)\n--\n\n\
 Take the oldest value, waiting while there is none.\n\n\
 Receivers that wait are served in the order they came. Cancelled or timed out, it has taken nothing. Parks a task,\n\
 blocks a thread.\n\n\
-Raises:\n    ChannelClosed: the channel is closed and drained.\n    \
+Raises:\n    \
+ChannelClosed: the channel is closed and drained.\n    \
 TimeoutError: ``timeout`` seconds passed first; 0 tries once.\n    \
-Cancelled: the task was cancelled while it waited.\n    ValueError: ``timeout`` is negative.\n\n\
+Cancelled: the task was cancelled while it waited.\n    \
+ValueError: ``timeout`` is negative.\n\n\
 >>> from penstock import Channel\n>>> numbers = Channel[int](capacity=1)\n>>> numbers.recv(timeout=0)\n\
 Traceback (most recent call last):\n    ...\nTimeoutError: the channel stayed empty\n";
 
 const SEND_NOWAIT_DOC: &CStr = c"send_nowait($self, value, /)\n--\n\n\
 Put ``value`` on the channel if there is room for it now; never waits, and overtakes no sender that does.\n\n\
-Raises:\n    Full: it would have to wait.\n    ChannelClosed: the channel is closed.\n";
+A channel that drops values has room always. A send that has no token takes none.\n\n\
+Raises:\n    \
+Full: it would have to wait, for room or for a token.\n    \
+ChannelClosed: the channel is closed.\n";
 
 const RECV_NOWAIT_DOC: &CStr = c"recv_nowait($self, /)\n--\n\n\
 Take the oldest value if there is one now; never waits.\n\n\
-Raises:\n    Empty: it would have to wait.\n    ChannelClosed: the channel is closed and drained.\n";
+Raises:\n    \
+Empty: it would have to wait.\n    \
+ChannelClosed: the channel is closed and drained.\n";
 
 const ASEND_DOC: &CStr = c"asend($self, value, timeout=None)\n--\n\n\
 The awaitable form of `send`, for ``async def`` tasks.\n";
@@ -62,14 +76,14 @@ The awaitable form of `send`, for ``async def`` tasks.\n";
 const ARECV_DOC: &CStr = c"arecv($self, /, timeout=None)\n--\n\n\
 The awaitable form of `recv`, for ``async def`` tasks.\n";
 
-fn closed(py: Python<'_>) -> Raised {
+pub(super) fn closed(py: Python<'_>) -> Raised {
     Failure::Closed.raise(py, "the channel is closed")
 }
 
 /// # Safety
 /// Attached.
 #[inline]
-unsafe fn none() -> *mut ffi::PyObject {
+pub(super) unsafe fn none() -> *mut ffi::PyObject {
     // SAFETY: attached.
     unsafe { ffi::Py_NewRef(ffi::Py_None()) }
 }
@@ -102,22 +116,42 @@ unsafe extern "C-unwind" fn send(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        let core = ChannelObject::from_object(this).core();
-        if timeout.is_null() {
-            match core.try_send(Object::new(value)) {
-                Ok(()) => return none(),
-                Err(TrySendError::Closed(back)) => {
-                    drop(back);
-                    closed(py);
-                    return ptr::null_mut();
-                }
-                Err(TrySendError::Full(back)) => drop(back), // the argument is still there
-            }
-        }
-        match send_slowly(py, this, value, timeout) {
+        let sent = if timeout.is_null() {
+            send_one(py, this, value)
+        } else {
+            send_slowly(py, this, value, timeout)
+        };
+        match sent {
             Ok(()) => none(),
             Err(Raised) => ptr::null_mut(),
         }
+    }
+}
+
+/// A send without a timeout.
+///
+/// # Safety
+/// In a raw entry of the channel `this`, with nothing that has a destructor alive; `value` stays alive during the call.
+#[inline]
+pub(super) unsafe fn send_one(
+    py: Python<'_>,
+    this: *mut ffi::PyObject,
+    value: *mut ffi::PyObject,
+) -> Result<(), Raised> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let channel = ChannelObject::from_object(this);
+        if !channel.is_special() {
+            match channel.core().try_send(Object::new(value)) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Closed(back)) => {
+                    drop(back);
+                    return Err(closed(py));
+                }
+                Err(TrySendError::Full(back)) => drop(back), // the caller's is still there
+            }
+        }
+        send_slowly(py, this, value, ptr::null_mut())
     }
 }
 
@@ -131,7 +165,12 @@ unsafe fn send_slowly(
     timeout: *mut ffi::PyObject,
 ) -> Result<(), Raised> {
     // SAFETY: a channel, alive during its own call.
-    let core = unsafe { ChannelObject::from_object(this) }.core();
+    let channel = unsafe { ChannelObject::from_object(this) };
+    if channel.is_special() {
+        // SAFETY: as for this function.
+        return unsafe { sending::send(py, this, value, timeout) };
+    }
+    let core = channel.core();
     let patience = Patience::from_optional(py, timeout)?;
     if !timeout.is_null() {
         // SAFETY: an argument.
@@ -208,16 +247,22 @@ unsafe fn receive(
     timeout: *mut ffi::PyObject,
 ) -> Result<*mut ffi::PyObject, Raised> {
     // SAFETY: a channel, alive during its own call.
-    let core = unsafe { ChannelObject::from_object(this) }.core();
-    if timeout.is_null() {
-        match core.try_recv() {
+    let channel = unsafe { ChannelObject::from_object(this) };
+    if timeout.is_null() && !channel.is_special() {
+        match channel.core().try_recv() {
             Ok(value) => return Ok(value.into_ptr()),
             Err(TryRecvError::Closed) => return Err(closed(py)),
             Err(TryRecvError::Empty) => {}
         }
     }
     // SAFETY: as for this function.
-    unsafe { receive_slowly(py, this, timeout) }
+    unsafe {
+        let value = receive_slowly(py, this, timeout)?;
+        if channel.is_special() {
+            pressure::tell(py, this);
+        }
+        Ok(value)
+    }
 }
 
 /// # Safety
@@ -229,9 +274,10 @@ unsafe fn receive_slowly(
     timeout: *mut ffi::PyObject,
 ) -> Result<*mut ffi::PyObject, Raised> {
     // SAFETY: a channel, alive during its own call.
-    let core = unsafe { ChannelObject::from_object(this) }.core();
+    let channel = unsafe { ChannelObject::from_object(this) };
+    let core = channel.core();
     let patience = Patience::from_optional(py, timeout)?;
-    if !timeout.is_null() {
+    if !timeout.is_null() || channel.is_special() {
         match core.try_recv() {
             Ok(value) => return Ok(value.into_ptr()),
             Err(TryRecvError::Closed) => return Err(closed(py)),
@@ -274,10 +320,14 @@ unsafe extern "C-unwind" fn send_nowait(
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
         let py = Python::assume_attached();
-        match ChannelObject::from_object(this)
-            .core()
-            .try_send(Object::new(value))
-        {
+        let channel = ChannelObject::from_object(this);
+        if channel.is_special() {
+            return match sending::send_nowait(py, this, value) {
+                Ok(()) => none(),
+                Err(Raised) => ptr::null_mut(),
+            };
+        }
+        match channel.core().try_send(Object::new(value)) {
             Ok(()) => return none(),
             Err(TrySendError::Full(back)) => {
                 drop(back);
@@ -299,8 +349,15 @@ unsafe extern "C-unwind" fn recv_nowait(
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
         let py = Python::assume_attached();
-        match ChannelObject::from_object(this).core().try_recv() {
-            Ok(value) => return value.into_ptr(),
+        let channel = ChannelObject::from_object(this);
+        match channel.core().try_recv() {
+            Ok(value) => {
+                let value = value.into_ptr();
+                if channel.is_special() {
+                    pressure::tell(py, this);
+                }
+                return value;
+            }
             Err(TryRecvError::Empty) => {
                 Failure::Empty.raise(py, "the channel is empty");
             }
@@ -341,6 +398,9 @@ unsafe extern "C-unwind" fn asend(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
+        if ChannelObject::from_object(this).is_special() {
+            return sending::asend(py, this, value, patience);
+        }
         operation::new_send(this, value, patience)
     }
 }
@@ -360,6 +420,9 @@ unsafe extern "C-unwind" fn arecv(
                 Ok(parsed) => patience = parsed,
                 Err(Raised) => return ptr::null_mut(),
             }
+        }
+        if ChannelObject::from_object(this).is_special() {
+            return receiving::arecv(py, this, false, patience);
         }
         operation::new_recv(this, patience)
     }
@@ -389,5 +452,11 @@ unsafe extern "C-unwind" fn anext(
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Channel`, attached.
-    unsafe { operation::new_next(this) }
+    unsafe {
+        if ChannelObject::from_object(this).is_special() {
+            let py = Python::assume_attached();
+            return receiving::arecv(py, this, true, Patience::Forever);
+        }
+        operation::new_next(this)
+    }
 }

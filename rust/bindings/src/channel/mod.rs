@@ -1,17 +1,24 @@
 //! Channels for Python.
 //!
-//! [`entries`] has the calls that may wait, and the hot ones.
+//! [`entries`] has the calls that may wait, and the hot ones. What an ordinary channel does not need is beside it:
+//! [`sending`] and [`receiving`] by policies, with tokens and many at once, and [`pressure`].
 
 mod entries;
-
-pub use entries::METHODS;
+mod pressure;
+mod receiving;
+mod sending;
+mod settings;
 
 use std::{
     ptr,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
-use penstock_core::channel::Channel;
+use penstock_core::channel::{Channel, Overflow};
 use pyo3::{
     PyTraverseError, PyVisit,
     exceptions::{PyMemoryError, PyTypeError, PyValueError},
@@ -22,14 +29,31 @@ use pyo3::{
 
 use crate::{
     convert::Passed,
+    hot::Definition,
     mode::{Mode, mode},
     object::Object,
 };
+use pressure::Observers;
+
+/// The raw entries of the class.
+pub fn methods() -> [&'static [Definition]; 4] {
+    [
+        &entries::METHODS,
+        &sending::METHODS,
+        &receiving::METHODS,
+        std::slice::from_ref(&pressure::METHOD),
+    ]
+}
 
 /// A queue between tasks, threads and `async def` tasks: first in, first out, nothing lost, nothing twice.
 ///
 /// With `capacity=0` a send waits until a receiver takes the value (a rendezvous); otherwise the channel holds up
 /// to `capacity` values. Who waits is served in the order it came.
+///
+/// `overflow` is what a send does that finds no room: `"block"` waits for it, `"drop_newest"` throws its own value
+/// away, `"drop_oldest"` the one that would be received next, `"error"` raises `Full`. To drop, a channel needs a
+/// `capacity` of 1 at least; what it dropped is in `stats()`. `rate` is a `Rate`: senders then also wait for tokens,
+/// in the order they came.
 ///
 /// >>> from penstock import Channel, go
 /// >>> numbers = Channel[int](capacity=2)
@@ -45,12 +69,31 @@ pub struct ChannelObject {
     core: Channel<Object, Mode>,
     /// Set by the garbage collector only.
     name: Mutex<Option<Object>>,
+    /// It has a policy, a rate or observers: the one thing that hot calls look at. Once set, it stays.
+    special: AtomicBool,
+    observers: Observers,
 }
 
 impl ChannelObject {
     #[inline]
     pub fn core(&self) -> &Channel<Object, Mode> {
         &self.core
+    }
+
+    /// Whether a send or a receive has more to do than the core's.
+    #[inline]
+    pub fn is_special(&self) -> bool {
+        // Ordering: Relaxed, a call that runs at the same time as `on_pressure` may come before it.
+        self.special.load(Ordering::Relaxed)
+    }
+
+    fn make_special(&self) {
+        // Ordering: Relaxed, as above; an observer is published by its link.
+        self.special.store(true, Ordering::Relaxed);
+    }
+
+    fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     /// The struct in a `Channel` object.
@@ -76,8 +119,21 @@ impl ChannelObject {
 #[pymethods]
 impl ChannelObject {
     #[new]
-    #[pyo3(signature = (capacity=Passed::No, *, name=None), text_signature = "(capacity=0, *, name=None)")]
-    fn new(capacity: Passed<'_>, name: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(
+        signature = (capacity=Passed::No, *, overflow=Passed::No, rate=None, name=None),
+        text_signature = "(capacity=0, *, overflow='block', rate=None, name=None)"
+    )]
+    fn new(
+        capacity: Passed<'_>,
+        overflow: Passed<'_>,
+        rate: Option<&Bound<'_, PyAny>>,
+        name: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let overflow = match overflow {
+            Passed::No => Overflow::Block,
+            Passed::As(value) => settings::overflow(&value)?,
+        };
+        let rate = rate.map(settings::rate).transpose()?;
         let capacity = match capacity {
             Passed::No => 0,
             Passed::As(value) => capacity_of(&value)?,
@@ -90,12 +146,21 @@ impl ChannelObject {
                 name.repr()?
             )));
         }
+        if overflow.drops() && capacity == 0 {
+            return Err(settings::nothing_to_drop(overflow, capacity));
+        }
         let Some(core) = Channel::try_bounded(capacity, mode()) else {
             return Err(PyMemoryError::new_err(format!(
                 "there is no memory for a channel with capacity={capacity}"
             )));
         };
+        let mut core = core.with_overflow(overflow);
+        if let Some(rate) = rate {
+            core = core.with_rate(rate, Instant::now(), mode());
+        }
         Ok(Self {
+            special: AtomicBool::new(overflow != Overflow::Block || rate.is_some()),
+            observers: Observers::default(),
             core,
             // SAFETY: alive, and attached.
             name: Mutex::new(name.map(|name| unsafe { Object::new(name.as_ptr()) })),
@@ -128,17 +193,18 @@ impl ChannelObject {
         Some(unsafe { Bound::from_borrowed_ptr(py, name.as_ptr()) }.unbind())
     }
 
-    /// Counts since the channel was made: `sent`, `received`, `dropped`, `send_waits`, `recv_waits`.
+    /// Counts and times since the channel was made, as a `ChannelStats`.
     fn stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let class = py.import("penstock.channel")?.getattr("ChannelStats")?;
         let stats = self.core.stats();
-        let dropped = 0; // a channel that blocks throws nothing away
         let figures = (
             stats.sent,
             stats.received,
-            dropped,
+            stats.dropped,
             stats.send_waits,
             stats.recv_waits,
+            stats.send_waited.as_secs_f64(),
+            stats.recv_waited.as_secs_f64(),
         );
         Ok(class.call1(figures)?.unbind())
     }
@@ -194,18 +260,20 @@ impl ChannelObject {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let mut result = Ok(());
-        let each = |value: &Object| {
+        let mut each = |value: &Object| {
             if result.is_ok() {
                 result = visit.call(value.as_py());
             }
         };
         // SAFETY: the collector has stopped every other thread, by the GIL or by stopping the world.
-        unsafe { self.core.for_each(each) };
+        unsafe { self.core.for_each(&mut each) };
+        self.observers.for_each(each);
         result
     }
 
     fn __clear__(&self) {
         drop(self.core.clear());
+        self.observers.clear();
     }
 }
 

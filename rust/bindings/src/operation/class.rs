@@ -189,6 +189,9 @@ unsafe fn step(object: *mut ffi::PyObject, argument: *mut ffi::PyObject) -> Resu
         let this = operation(object);
         let py = Python::assume_attached();
         let stepped = this.step(py, argument);
+        if matches!(this.state, State::Over) && matches!(this.what, What::Pending(_)) {
+            this.what = What::Yield; // what it keeps goes now, whoever keeps the object
+        }
         if stepped.is_err() && ffi::PyErr_ExceptionMatches(ffi::PyExc_StopIteration) != 0 {
             return Err(refuse_stop_iteration(py));
         }
