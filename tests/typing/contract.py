@@ -10,6 +10,7 @@ from penstock import (
     Group,
     RuntimeStats,
     Task,
+    after,
     as_completed,
     asleep,
     await_,
@@ -18,6 +19,7 @@ from penstock import (
     map,
     move_on_after,
     sleep,
+    tick,
     timeout,
     wait,
     yield_now,
@@ -69,12 +71,15 @@ assert_type(channel.recv(timeout=1), int)
 assert_type(channel.recv_nowait(), int)
 assert_type(list(channel), list[int])
 assert_type(len(channel), int)
-assert_type(channel.capacity, int)
+assert_type(channel.capacity, int | None)
 assert_type(channel.closed, bool)
 assert_type(channel.stats().sent, int)
 channel.send("x")  # type: ignore[arg-type]
 channel.send_nowait("x")  # type: ignore[arg-type]
 annotated: Channel[str] = Channel()
+unbounded = Channel[int](None)
+assert_type(after(1), Channel[float])
+assert_type(tick(0.5).recv(), float)
 assert_type(annotated.recv(), str)
 
 

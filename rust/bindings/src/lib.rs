@@ -46,7 +46,7 @@ mod _core {
     #[pymodule_export]
     use crate::{
         callback::CallbackObject,
-        channel::ChannelObject,
+        channel::{ChannelObject, after, tick},
         deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
         interrupt::Mark,
