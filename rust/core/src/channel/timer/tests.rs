@@ -100,7 +100,7 @@ fn the_first_tick_that_nobody_took_is_kept_and_the_others_are_dropped() {
 }
 
 #[test]
-fn a_clock_read_before_anothers_changes_nothing() {
+fn a_clock_that_was_read_earlier_changes_nothing() {
     let timer = tick(10);
     assert_eq!(try_recv(&timer, 25), Ok(10));
     assert_eq!(try_recv(&timer, 15), Err(TryRecvError::Empty));
