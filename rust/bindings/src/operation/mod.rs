@@ -356,7 +356,9 @@ impl Operation {
                     Ok(Some(value)) => Ok(Step::Return(value)),
                     Ok(None) => self.begin_or_park(py),
                     Err(raised) => {
-                        self.what = What::Yield; // lets go of what a call that is over would begin again from
+                        if matches!(self.what, What::Pending(_)) {
+                            self.what = What::Yield; // lets go of what it would have begun again from
+                        }
                         Err(raised)
                     }
                 }
