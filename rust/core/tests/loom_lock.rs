@@ -13,8 +13,8 @@ use channel_thread::{sleep, waiter};
 use loom::{cell::UnsafeCell, thread};
 use penstock_core::{
     lock::{
-        Arrived, Barrier, Begin, BeginArrive, BeginOnce, Condition, Event, Lock, Once, Owner,
-        Semaphore, WaitGroup,
+        Arrived, Barrier, Begin, BeginArrive, Condition, Event, Lock, Once, Owner, Semaphore, Turn,
+        WaitGroup,
     },
     sync::Shared,
     wait::{Entry, Outcome},
@@ -342,18 +342,20 @@ fn one_of_two_makes_the_call_and_the_other_sees_what_it_did() {
     });
 
     fn do_once(once: &Published<Once<Shared>>, me: u64) -> bool {
-        match once.by.begin(Owner::new(me), &waiter()) {
-            BeginOnce::Done => {}
-            BeginOnce::Run => {
+        match once.by.claim(Owner::new(me)) {
+            Turn::Done => {}
+            Turn::Mine => {
                 once.write();
                 once.by.finish_run();
                 return true;
             }
-            BeginOnce::Nested => panic!("nobody calls twice"),
-            BeginOnce::Waiting(entry) => {
-                sleep(&entry);
-                // SAFETY: from this object, and the wait is over.
-                assert_eq!(unsafe { once.by.finish_wait(&entry) }, Outcome::Handed);
+            Turn::Nested => panic!("nobody calls twice"),
+            Turn::Anothers => {
+                if let Begin::Waiting(entry) = once.by.begin_wait(&waiter()) {
+                    sleep(&entry);
+                    // SAFETY: from this object, and the wait is over.
+                    assert_eq!(unsafe { once.by.finish_wait(&entry) }, Outcome::Handed);
+                }
             }
         }
         once.read();

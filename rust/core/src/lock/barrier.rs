@@ -19,6 +19,8 @@
 //!
 //! Everything is under the tiny lock: there is no way through a barrier without waking somebody.
 
+use std::convert::Infallible;
+
 use super::{Claimed, claim_all, wake_all};
 use crate::{
     sync::{Guarded, Mode},
@@ -73,7 +75,19 @@ impl Freed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the others wait until it is finished, or the barrier is aborted"]
 pub struct Lead {
-    round: u64,
+    /// The number of the round.
+    pub round: u64,
+}
+
+/// Where nobody waits.
+enum Nowhere {}
+
+impl Place<usize> for Nowhere {
+    type Left = Infallible;
+
+    fn link(self, _: &mut WaiterList<usize>, _: Option<usize>) -> Infallible {
+        match self {}
+    }
 }
 
 /// How an arrival began.
@@ -131,14 +145,11 @@ impl<M: Mode> Barrier<M> {
         self.parties
     }
 
-    /// How many have arrived and are not let go on.
+    /// How many have arrived and wait for the last one.
     pub fn waiters(&self) -> usize {
         self.state.with(|state| {
-            if state.waiting.is_empty() {
-                0
-            } else {
-                state.arrived
-            }
+            let waits = state.phase == Phase::Filling && !state.waiting.is_empty();
+            if waits { state.arrived } else { 0 }
         })
     }
 
@@ -148,34 +159,49 @@ impl<M: Mode> Barrier<M> {
 
     /// Arrives. `leads`: the last one gets to lead.
     pub fn begin_arrive<P: Place<usize>>(&self, leads: bool, place: P) -> BeginArrive<P::Left> {
-        let (begun, freed) = self.state.with(|state| match state.phase {
-            Phase::Broken => (BeginArrive::Broken, None),
-            Phase::Leading => (
-                BeginArrive::Waiting(place.link(&mut state.aside, None)),
-                None,
-            ),
+        let begun = self.arrive(leads, Some(place));
+        begun.expect("with a place it can wait")
+    }
+
+    /// Arrives if it need not wait for that: as the last one, or at a broken barrier.
+    pub fn try_arrive(&self, leads: bool) -> Option<BeginArrive<Infallible>> {
+        self.arrive(leads, None::<Nowhere>)
+    }
+
+    /// `None`, and nothing has happened: it would have to wait, and has no place for that.
+    fn arrive<P: Place<usize>>(
+        &self,
+        leads: bool,
+        place: Option<P>,
+    ) -> Option<BeginArrive<P::Left>> {
+        let mut freed = None;
+        let begun = self.state.with(|state| match state.phase {
+            Phase::Broken => Some(BeginArrive::Broken),
+            Phase::Leading => {
+                let left = place?.link(&mut state.aside, None);
+                Some(BeginArrive::Waiting(left))
+            }
             Phase::Filling => {
                 if state.waiting.is_empty() {
                     state.arrived = 0; // see the module about forks
                 }
                 let index = state.arrived;
                 if index + 1 < self.parties {
+                    let left = place?.link(&mut state.waiting, Some(index));
                     state.arrived += 1;
-                    let left = place.link(&mut state.waiting, Some(index));
-                    (BeginArrive::Waiting(left), None)
-                } else if leads {
-                    state.phase = Phase::Leading;
-                    (BeginArrive::Lead(Lead { round: state.round }), None)
-                } else {
-                    let freed = self.let_go(state);
-                    let through = freed.1 == Outcome::Handed;
-                    let begun = if through {
-                        BeginArrive::Through
-                    } else {
-                        BeginArrive::Broken
-                    };
-                    (begun, Some(freed))
+                    return Some(BeginArrive::Waiting(left));
                 }
+                if leads {
+                    state.phase = Phase::Leading;
+                    return Some(BeginArrive::Lead(Lead { round: state.round }));
+                }
+                let (all, outcome) = self.let_go(state);
+                freed = Some((all, outcome));
+                Some(if outcome == Outcome::Handed {
+                    BeginArrive::Through
+                } else {
+                    BeginArrive::Broken
+                })
             }
         });
         if let Some((freed, outcome)) = freed {

@@ -1,12 +1,12 @@
 //! Locks that park: what threads and tasks agree by, other than by passing values.
 //!
-//! - [`lock`]: one owner at a time, who alone lets go;
-//! - [`semaphore`]: so many permits, which belong to nobody;
-//! - [`event`]: set or not, and who waits for it to be set;
-//! - [`wait_group`]: a count, and who waits for it to be zero;
-//! - [`barrier`]: a number of parties that go on together;
-//! - [`condition`]: who waits to be notified, by the holder of a lock;
-//! - [`once`]: a call that is made once.
+//! - [`Lock`]: one owner at a time, who alone lets go;
+//! - [`Semaphore`]: so many permits, which belong to nobody;
+//! - [`Event`]: set or not, and who waits for it to be set;
+//! - [`WaitGroup`]: a count, and who waits for it to be zero;
+//! - [`Barrier`]: a number of parties that go on together;
+//! - [`Condition`]: who waits to be notified, by the holder of a lock;
+//! - [`Once`]: a call that is made once.
 //!
 //! As in [`channel`](crate::channel) a waiting operation is two calls: `begin_x` does the work, or arms the caller's waiter
 //! and leaves an [`Entry`] where a peer finds it; the caller sleeps until the wait has ended and calls `finish_x`. Of a
@@ -31,21 +31,21 @@
 //! After a fork the lists forget the waiters of the parent ([`fork`](crate::wait::fork)); a bit that is left over sends the next
 //! operation to the list, which is empty, and is put right. What was held stays held.
 
-pub mod barrier;
-pub mod condition;
-pub mod event;
-pub mod lock;
-pub mod once;
-pub mod semaphore;
-pub mod wait_group;
+mod barrier;
+mod condition;
+mod event;
+mod mutex;
+mod once;
+mod semaphore;
+mod wait_group;
 
 pub use barrier::{Arrived, Barrier, BeginArrive, Lead};
 pub use condition::Condition;
 pub use event::Event;
-pub use lock::{Lock, NotOwner, Owner};
-pub use once::{BeginOnce, Once};
+pub use mutex::{Lock, NotOwner, Owner};
+pub use once::{Once, Turn};
 pub use semaphore::Semaphore;
-pub use wait_group::{BelowZero, WaitGroup};
+pub use wait_group::{OutOfRange, WaitGroup};
 
 use crate::wait::{Claim, Outcome, Unlinked, WaiterList};
 

@@ -1,10 +1,10 @@
 //! A call that is made once, after Go's `sync.Once`.
 //!
 //! ```text
-//! word = NEW --begin, who gets to make the call--> running: caller << 1 | RUNNING --finish_run--> DONE
+//! word = NEW --claim--> the caller's number << 1 --finish_run--> DONE
 //! ```
 
-use super::{Owner, claim_all, count, wake_all};
+use super::{Begin, Owner, claim_all, count, wake_all};
 use crate::{
     sync::{
         Guarded, Mode,
@@ -18,18 +18,18 @@ const NEW: u64 = 0;
 const DONE: u64 = 1;
 // Anything else is the number of who makes the call, times two.
 
-/// How a caller began.
-#[derive(Debug)]
+/// Whose the call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "whoever is to make the call has to"]
-pub enum BeginOnce<L> {
-    /// The call has been made.
+pub enum Turn {
+    /// It has been made.
     Done,
-    /// The caller makes it, and then calls [`Once::finish_run`].
-    Run,
-    /// The caller is in the middle of it.
+    /// The asker's, who makes it and then calls [`Once::finish_run`].
+    Mine,
+    /// The asker's, who is in the middle of it.
     Nested,
-    /// Another makes it. The waiter is armed.
-    Waiting(L),
+    /// Another's, who is in the middle of it.
+    Anothers,
 }
 
 /// Lets one of many callers make a call, and the others wait until it was made.
@@ -67,21 +67,34 @@ impl<M: Mode> Once<M> {
         self.waiting.with(count)
     }
 
-    pub fn begin<P: Place<()>>(&self, me: Owner, place: P) -> BeginOnce<P::Left> {
-        if self.is_done() {
-            return BeginOnce::Done;
+    /// Asks to make the call.
+    pub fn claim(&self, me: Owner) -> Turn {
+        let mine = me.number() << 1;
+        // Ordering: Acquire as in `is_done`.
+        let mut word = self.word.load(Acquire);
+        loop {
+            match word {
+                DONE => return Turn::Done,
+                NEW => {}
+                word if word == mine => return Turn::Nested,
+                _ => return Turn::Anothers,
+            }
+            // Ordering: Relaxed, nothing is published yet; Acquire as above.
+            match self.word.compare_exchange_weak(NEW, mine, Relaxed, Acquire) {
+                Ok(_) => return Turn::Mine,
+                Err(now) => word = now,
+            }
         }
+    }
+
+    /// Waits until the call has been made that another makes.
+    pub fn begin_wait<P: Place<()>>(&self, place: P) -> Begin<P::Left> {
         self.waiting.with(|waiting| {
-            // Ordering: Acquire as in `is_done`; the word changes under the tiny lock only.
-            match self.word.load(Acquire) {
-                DONE => BeginOnce::Done,
-                NEW => {
-                    // Ordering: Relaxed, nothing is published yet.
-                    self.word.store(me.number() << 1, Relaxed);
-                    BeginOnce::Run
-                }
-                runner if runner == me.number() << 1 => BeginOnce::Nested,
-                _ => BeginOnce::Waiting(place.link(waiting, Some(()))),
+            // The step to done is under the tiny lock too.
+            if self.is_done() {
+                Begin::Done
+            } else {
+                Begin::Waiting(place.link(waiting, Some(())))
             }
         })
     }
@@ -89,7 +102,7 @@ impl<M: Mode> Once<M> {
     /// Ends a wait: `Handed` says that the call has been made.
     ///
     /// # Safety
-    /// `entry` came from [`begin`](Self::begin) on this object, was not finished before, and its wait is over.
+    /// `entry` came from [`begin_wait`](Self::begin_wait) on this object, was not finished before, and its wait is over.
     pub unsafe fn finish_wait(&self, entry: &Entry<()>) -> Outcome {
         let outcome = entry.ended();
         if outcome != Outcome::Handed {

@@ -14,6 +14,7 @@ use crate::{
 };
 
 const ONE: u64 = 1 << 1;
+const PERMITS_MAX: u64 = 1 << 62;
 
 /// A fair counting semaphore.
 pub struct Semaphore<M: Mode> {
@@ -23,7 +24,7 @@ pub struct Semaphore<M: Mode> {
 
 impl<M: Mode> Semaphore<M> {
     /// More permits than this cannot be free at a time.
-    pub const PERMITS_MAX: u64 = u64::MAX >> 1;
+    pub const PERMITS_MAX: u64 = PERMITS_MAX;
 
     /// # Panics
     /// With more than [`PERMITS_MAX`](Self::PERMITS_MAX).
@@ -137,19 +138,13 @@ impl<M: Mode> Semaphore<M> {
         while left > 0 {
             // One at a time: no list of those served is needed, and the tiny lock is held for short. Nobody overtakes
             // meanwhile: while somebody is linked no permit is free.
-            let served = self.waiting.with(|waiting| match waiting.claim_first() {
-                Some(served) => {
-                    if waiting.is_empty() {
-                        // Ordering: Relaxed, as in `finish_acquire`.
-                        self.word.fetch_and(!WAITERS, Relaxed);
-                    }
-                    Ok(served)
-                }
-                None => {
-                    // Ordering: as above.
+            let served = self.waiting.with(|waiting| {
+                let served = waiting.claim_first();
+                if waiting.is_empty() {
+                    // Ordering: Relaxed, as in `finish_acquire`.
                     self.word.fetch_and(!WAITERS, Relaxed);
-                    Err(self.add(left))
                 }
+                served.ok_or_else(|| self.add(left))
             });
             match served {
                 Ok(served) => {
@@ -179,7 +174,8 @@ impl<M: Mode> Semaphore<M> {
     }
 }
 
-/// The word with so many more permits, or `None` where they do not fit.
+/// The word with so many more permits, or `None` where those are too many.
 fn more(word: u64, permits: u64) -> Option<u64> {
-    word.checked_add(permits.checked_mul(ONE)?)
+    let new = word.checked_add(permits.checked_mul(ONE)?)?;
+    (new >> 1 <= PERMITS_MAX).then_some(new)
 }

@@ -8,15 +8,15 @@ use super::{Begin, WAITERS, claim_all, count, wake_all};
 use crate::{
     sync::{
         Guarded, Mode,
-        Ordering::{AcqRel, Acquire, Relaxed, Release},
+        Ordering::{AcqRel, Acquire, Relaxed},
         Word,
     },
     wait::{Entry, Outcome, Place, WaiterList},
 };
 
-/// The count would be negative, or too large to be counted.
+/// The count would be below zero, or too large to be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BelowZero {
+pub struct OutOfRange {
     /// What it is.
     pub count: u64,
 }
@@ -46,7 +46,7 @@ impl<M: Mode> WaitGroup<M> {
     }
 
     /// Adds to the count; at zero everybody goes on who waits. Changes nothing where the count would leave `0..2^62`.
-    pub fn add(&self, n: i64) -> Result<(), BelowZero> {
+    pub fn add(&self, n: i64) -> Result<(), OutOfRange> {
         // Ordering: Relaxed, the compare-and-swap decides.
         let mut word = self.word.load(Relaxed);
         loop {
@@ -65,7 +65,7 @@ impl<M: Mode> WaitGroup<M> {
 
     /// `add`, where it seemed to reach zero with somebody waiting.
     #[cold]
-    fn finish_round(&self, n: i64) -> Result<(), BelowZero> {
+    fn finish_round(&self, n: i64) -> Result<(), OutOfRange> {
         let all = self.waiting.with(|waiting| {
             // Ordering: Relaxed, the compare-and-swap decides.
             let mut word = self.word.load(Relaxed);
@@ -130,11 +130,11 @@ impl<M: Mode> WaitGroup<M> {
 }
 
 /// The word after `add(n)`.
-fn changed(word: u64, n: i64) -> Result<u64, BelowZero> {
+fn changed(word: u64, n: i64) -> Result<u64, OutOfRange> {
     let count = word >> 1;
     count
         .checked_add_signed(n)
         .filter(|count| *count < 1 << 62)
         .map(|count| count << 1 | word & WAITERS)
-        .ok_or(BelowZero { count })
+        .ok_or(OutOfRange { count })
 }
