@@ -9,7 +9,7 @@
 //! - [`Once`]: a call that is made once.
 //!
 //! As in [`channel`](crate::channel) a waiting operation is two calls: `begin_x` does the work, or arms the caller's waiter
-//! and leaves an [`Entry`] where a peer finds it; the caller sleeps until the wait has ended and calls `finish_x`. Of a
+//! and leaves an [`Entry`](crate::wait::Entry) where a peer finds it; the caller sleeps until the wait has ended and calls `finish_x`. Of a
 //! hand-over, a timeout and a cancellation exactly one happens, by the claim word.
 //!
 //! # Fair, by direct hand-over
