@@ -40,12 +40,14 @@ from penstock.map_results import map
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
+from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
 from penstock.topology import CpuBudget, Node, Topology
 
 __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "Barrier",
     "Buffer",
     "BufferPool",
     "BufferStats",
@@ -53,18 +55,24 @@ __all__ = [
     "Channel",
     "ChannelClosed",
     "ChannelStats",
+    "Condition",
     "CpuBudget",
     "Deadlock",
     "Empty",
+    "Event",
     "Executor",
     "Full",
     "Group",
+    "Lock",
     "Node",
+    "Once",
     "PenstockError",
     "Runtime",
     "RuntimeStats",
+    "Semaphore",
     "Task",
     "Topology",
+    "WaitGroup",
     "__version__",
     "ablocking",
     "after",

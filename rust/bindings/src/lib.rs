@@ -15,6 +15,7 @@ mod fiber;
 mod hot;
 mod interpreter;
 mod interrupt;
+mod lock;
 mod memory;
 mod mode;
 mod object;
@@ -49,7 +50,11 @@ mod _core {
         channel::{ChannelObject, after, tick},
         deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
-        interrupt::Mark,
+        interrupt::{_outranks, Mark},
+        lock::{
+            BarrierObject, ConditionObject, EventObject, LockObject, OnceObject, SemaphoreObject,
+            WaitGroupObject,
+        },
         memory::{Buffer, BufferPool, BufferStats},
         pinned::{_pin, _unpin},
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
@@ -69,6 +74,7 @@ mod _core {
         crate::interpreter::watch_collections(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::memory::add(py)?;
+        crate::lock::add(py)?;
         crate::hot::add_functions(module, &crate::task::FUNCTIONS)?;
         for functions in crate::runtime::functions() {
             crate::hot::add_functions(module, functions)?;

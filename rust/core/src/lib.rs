@@ -13,8 +13,10 @@
 //! | [`timer`] | deadlines |
 //! | [`scheduler`] | workers, machines, queues, and who runs what |
 //! | [`channel`] | typed queues between tasks: bounded, rendezvous |
+//! | [`lock`] | locks, semaphores, events, barriers and their kin |
 
 pub mod channel;
+pub mod lock;
 pub mod memory;
 pub mod park;
 pub mod scheduler;
