@@ -6,6 +6,9 @@ import functools
 from typing import assert_type
 
 from penstock import (
+    AtomicBool,
+    AtomicInt,
+    AtomicRef,
     Channel,
     Group,
     RuntimeStats,
@@ -134,3 +137,19 @@ async def many() -> None:
         assert_type(ended, Task[float])
     async for result in map(plain, [1]):
         assert_type(result, float)
+
+
+# Atomics
+
+counter = AtomicInt(3)
+assert_type(counter.load(), int)
+assert_type(counter.add(1), int)
+assert_type(counter.compare_exchange(4, 5), bool)
+assert_type(int(counter), int)
+counter.add(1.5)  # type: ignore[arg-type]
+assert_type(AtomicBool().swap(True), bool)
+AtomicBool(1)  # type: ignore[arg-type]
+reference = AtomicRef[str | None](None)
+assert_type(reference.load(), str | None)
+assert_type(reference.swap("x"), str | None)
+reference.store(3)  # type: ignore[arg-type]
