@@ -10,6 +10,9 @@ from __future__ import annotations
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
 from penstock import _debug
 from penstock._core import (
+    AtomicBool,
+    AtomicInt,
+    AtomicRef,
     Channel,
     Task,
     __version__,
@@ -47,6 +50,9 @@ __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "AtomicBool",
+    "AtomicInt",
+    "AtomicRef",
     "Barrier",
     "Buffer",
     "BufferPool",

@@ -6,6 +6,9 @@ import functools
 from typing import Literal, assert_type
 
 from penstock import (
+    AtomicBool,
+    AtomicInt,
+    AtomicRef,
     Barrier,
     Channel,
     Condition,
@@ -177,3 +180,19 @@ async def awaits_locks() -> None:
     assert_type(await WaitGroup().await_(), None)
     assert_type(await condition.await_for(lambda: [1], timeout=1), list[int])
     assert_type(await Once().ado(awaits_locks), None)
+
+
+# Atomics
+
+counter = AtomicInt(3)
+assert_type(counter.load(), int)
+assert_type(counter.add(1), int)
+assert_type(counter.compare_exchange(4, 5), bool)
+assert_type(int(counter), int)
+counter.add(1.5)  # type: ignore[arg-type]
+assert_type(AtomicBool().swap(True), bool)
+AtomicBool(1)  # type: ignore[arg-type]
+reference = AtomicRef[str | None](None)
+assert_type(reference.load(), str | None)
+assert_type(reference.swap("x"), str | None)
+reference.store(3)  # type: ignore[arg-type]
