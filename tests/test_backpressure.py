@@ -714,6 +714,8 @@ def test_wrong_arguments_are_type_errors() -> None:
 def test_a_channel_without_room_has_no_pressure() -> None:
     with pytest.raises(ValueError, match=r"capacity of at least 1, .* capacity=0"):
         Channel[int]().on_pressure(print)
+    with pytest.raises(ValueError, match=r"capacity of at least 1, .* capacity=None"):
+        Channel[int](None).on_pressure(print)
 
 
 @everywhere

@@ -17,10 +17,12 @@ from penstock import (
     Channel,
     ChannelClosed,
     Group,
+    after,
     asleep,
     go,
     move_on_after,
     sleep,
+    tick,
     timeout,
     yield_now,
 )
@@ -157,6 +159,35 @@ def test_a_batch_neither_keeps_nor_loses_a_reference() -> None:
     del channel
     gc.collect()
     assert sys.getrefcount(item) == before
+
+
+def test_batches_of_an_unbounded_channel_never_wait_for_room() -> None:
+    channel = Channel[int](None)
+    for make in (list, iter):
+        channel.send_many(make(range(5000)))
+    assert channel.recv_many(10**6) == [*range(5000), *range(5000)]
+    assert channel.stats().send_waits == 0
+
+
+@everywhere
+def test_a_channel_of_a_clock_gives_batches_of_one_and_takes_none(place: Place) -> None:
+    async def receive_awaited() -> list[float]:
+        return await tick(0.001).arecv_many(5)
+
+    def body() -> None:
+        assert len(tick(0.001).recv_many(5)) == 1
+        once = after(0)
+        assert len(once.recv_many(5)) == 1
+        with pytest.raises(ChannelClosed):
+            once.recv_many(5)
+        for refused in (once.send_many, once.asend_many):
+            with pytest.raises(TypeError, match="clock"):
+                refused([1.0])
+        with pytest.raises(ValueError, match="clock"):
+            once.on_pressure(print)
+
+    place(body)
+    assert len(go(receive_awaited).result(timeout=LIMIT)) == 1
 
 
 # The iterable does as it likes

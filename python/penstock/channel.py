@@ -1,4 +1,4 @@
-"""Channels: the compiled `Channel`, the rate it may have, and what `Channel.stats()` returns."""
+"""Channels: the compiled `Channel`, those of a clock, the rate one may have, and what `Channel.stats()` returns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import operator
 from dataclasses import dataclass
 
-from penstock._core import Channel
+from penstock._core import Channel, after, tick
 
-__all__ = ["Channel", "ChannelStats", "Rate"]
+__all__ = ["Channel", "ChannelStats", "Rate", "after", "tick"]
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,13 @@ class ChannelStats:
     """
 
     sent: int
-    """Values put in or handed over."""
+    """Values put in or handed over; ticks that came due."""
     received: int
     """Values taken out or handed over."""
     dropped: int
     """Values that the channel threw away: with ``overflow="drop_oldest"`` ones that had been sent (``sent``
-    counts them too), with ``"drop_newest"`` ones that never were. Other channels throw none away."""
+    counts them too), with ``"drop_newest"`` ones that never were, and ticks that nobody took. Other channels
+    throw none away."""
     send_waits: int
     """Waits of senders: for room or a receiver, and for a token."""
     recv_waits: int

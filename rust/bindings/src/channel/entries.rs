@@ -7,14 +7,17 @@ use penstock_core::channel::{
 };
 use pyo3::{ffi, prelude::*};
 
-use super::{ChannelObject, pressure, receiving, sending};
+use super::{
+    ChannelObject, pressure, receiving, sending,
+    timer::{Form, ReceiveTick, refuse_send},
+};
 use crate::{
     boundary::Caller,
     convert::{Patience, parse},
     error::{Failure, Raised},
     hot::Definition,
     object::Object,
-    operation,
+    operation, pending,
 };
 
 pub static METHODS: [Definition; 8] = [
@@ -29,7 +32,7 @@ pub static METHODS: [Definition; 8] = [
 ];
 
 const SEND_DOC: &CStr = c"send($self, value, timeout=None)\n--\n\n\
-Put ``value`` on the channel, waiting while it is full, and for a token if it has a rate.\n\n\
+Put ``value`` on the channel, waiting while it is full (with ``capacity=None`` it never is), and for a token if it has a rate.\n\n\
 A channel with another ``overflow`` than \"block\" does not wait for room: it throws a value away, or fails.\n\
 Values from one sender arrive in the order it sent them. With ``capacity=0`` this waits until a receiver takes\n\
 the value. Cancelled or timed out, it has not sent: never half. Parks a task, blocks a thread.\n\n\
@@ -38,7 +41,8 @@ ChannelClosed: the channel was closed, before or while waiting.\n    \
 Full: it is full, and has ``overflow=\"error\"``.\n    \
 TimeoutError: ``timeout`` seconds passed first; 0 tries once.\n    \
 Cancelled: the task was cancelled while it waited.\n    \
-ValueError: ``timeout`` is negative.\n\n\
+ValueError: ``timeout`` is negative.\n    \
+TypeError: the channel is one of `after` or `tick`.\n\n\
 >>> from penstock import Channel\n\
 >>> numbers = Channel[int](capacity=1)\n\
 >>> numbers.send(7)\n\
@@ -62,7 +66,8 @@ Put ``value`` on the channel if there is room for it now; never waits, and overt
 A channel that drops values has room always. A send that has no token takes none.\n\n\
 Raises:\n    \
 Full: it would have to wait, for room or for a token.\n    \
-ChannelClosed: the channel is closed.\n";
+ChannelClosed: the channel is closed.\n    \
+TypeError: the channel is one of `after` or `tick`.\n";
 
 const RECV_NOWAIT_DOC: &CStr = c"recv_nowait($self, /)\n--\n\n\
 Take the oldest value if there is one now; never waits.\n\n\
@@ -78,6 +83,15 @@ The awaitable form of `recv`, for ``async def`` tasks.\n";
 
 pub(super) fn closed(py: Python<'_>) -> Raised {
     Failure::Closed.raise(py, "the channel is closed")
+}
+
+/// What a send on a closed channel raises, and on one that nobody sends on.
+#[cold]
+fn not_sent(py: Python<'_>, channel: &ChannelObject) -> Raised {
+    if channel.core().is_timer() {
+        return refuse_send(py, channel);
+    }
+    closed(py)
 }
 
 /// # Safety
@@ -146,7 +160,7 @@ pub(super) unsafe fn send_one(
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Closed(back)) => {
                     drop(back);
-                    return Err(closed(py));
+                    return Err(not_sent(py, channel));
                 }
                 Err(TrySendError::Full(back)) => drop(back), // the caller's is still there
             }
@@ -176,7 +190,7 @@ unsafe fn send_slowly(
         // SAFETY: an argument.
         match core.try_send(unsafe { Object::new(value) }) {
             Ok(()) => return Ok(()),
-            Err(TrySendError::Closed(_)) => return Err(closed(py)),
+            Err(TrySendError::Closed(_)) => return Err(not_sent(py, channel)),
             Err(TrySendError::Full(_)) => {}
         }
     }
@@ -287,6 +301,10 @@ unsafe fn receive_slowly(
     if patience == Patience::None {
         return Err(Failure::TimedOut.raise(py, "the channel stayed empty"));
     }
+    if core.is_timer() {
+        // SAFETY: as for this function; the channel is alive.
+        return unsafe { pending::run(py, ReceiveTick::boxed(this, Form::Recv), patience) };
+    }
     let caller = Caller::here(py, "Channel.recv()", "await channel.arecv()")?.on(this);
     let entry = match core.begin_recv(&caller.waiter_ref()) {
         BeginRecv::Done(value) => {
@@ -335,7 +353,7 @@ unsafe extern "C-unwind" fn send_nowait(
             }
             Err(TrySendError::Closed(back)) => {
                 drop(back);
-                closed(py);
+                not_sent(py, channel);
             }
         }
         ptr::null_mut()
@@ -398,7 +416,12 @@ unsafe extern "C-unwind" fn asend(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        if ChannelObject::from_object(this).is_special() {
+        let channel = ChannelObject::from_object(this);
+        if channel.core().is_timer() {
+            refuse_send(py, channel);
+            return ptr::null_mut();
+        }
+        if channel.is_special() {
             return sending::asend(py, this, value, patience);
         }
         operation::new_send(this, value, patience)
@@ -421,7 +444,11 @@ unsafe extern "C-unwind" fn arecv(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        if ChannelObject::from_object(this).is_special() {
+        let channel = ChannelObject::from_object(this);
+        if channel.core().is_timer() {
+            return pending::awaitable(py, ReceiveTick::boxed(this, Form::Arecv), patience);
+        }
+        if channel.is_special() {
             return receiving::arecv(py, this, false, patience);
         }
         operation::new_recv(this, patience)
@@ -453,8 +480,13 @@ unsafe extern "C-unwind" fn anext(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
-        if ChannelObject::from_object(this).is_special() {
-            let py = Python::assume_attached();
+        let channel = ChannelObject::from_object(this);
+        let py = Python::assume_attached();
+        if channel.core().is_timer() {
+            let next = ReceiveTick::boxed(this, Form::Anext);
+            return pending::awaitable(py, next, Patience::Forever);
+        }
+        if channel.is_special() {
             return receiving::arecv(py, this, true, Patience::Forever);
         }
         operation::new_next(this)

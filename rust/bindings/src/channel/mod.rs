@@ -1,13 +1,17 @@
 //! Channels for Python.
 //!
 //! [`entries`] has the calls that may wait, and the hot ones. What an ordinary channel does not need is beside it:
-//! [`sending`] and [`receiving`] by policies, with tokens and many at once, and [`pressure`].
+//! [`sending`] and [`receiving`] by policies, with tokens and many at once, and [`pressure`];
+//! [`timer`] has the channels whose values come from a clock.
 
 mod entries;
 mod pressure;
 mod receiving;
 mod sending;
 mod settings;
+mod timer;
+
+pub use timer::{after, tick};
 
 use std::{
     ptr,
@@ -47,8 +51,8 @@ pub fn methods() -> [&'static [Definition]; 4] {
 
 /// A queue between tasks, threads and `async def` tasks: first in, first out, nothing lost, nothing twice.
 ///
-/// With `capacity=0` a send waits until a receiver takes the value (a rendezvous); otherwise the channel holds up
-/// to `capacity` values. Who waits is served in the order it came.
+/// With `capacity=0` a send waits until a receiver takes the value (a rendezvous), with `capacity=None` it never waits
+/// (unbounded); otherwise the channel holds up to `capacity` values. Who waits is served in the order it came.
 ///
 /// `overflow` is what a send does that finds no room: `"block"` waits for it, `"drop_newest"` throws its own value
 /// away, `"drop_oldest"` the one that would be received next, `"error"` raises `Full`. To drop, a channel needs a
@@ -75,6 +79,16 @@ pub struct ChannelObject {
 }
 
 impl ChannelObject {
+    /// An ordinary one.
+    fn of(core: Channel<Object, Mode>, name: Option<Object>) -> Self {
+        Self {
+            core,
+            name: Mutex::new(name),
+            special: AtomicBool::new(false),
+            observers: Observers::default(),
+        }
+    }
+
     #[inline]
     pub fn core(&self) -> &Channel<Object, Mode> {
         &self.core
@@ -135,7 +149,7 @@ impl ChannelObject {
         };
         let rate = rate.map(settings::rate).transpose()?;
         let capacity = match capacity {
-            Passed::No => 0,
+            Passed::No => Some(0),
             Passed::As(value) => capacity_of(&value)?,
         };
         if let Some(name) = name
@@ -146,25 +160,28 @@ impl ChannelObject {
                 name.repr()?
             )));
         }
-        if overflow.drops() && capacity == 0 {
-            return Err(settings::nothing_to_drop(overflow, capacity));
+        if overflow.drops() && capacity == Some(0) {
+            return Err(settings::nothing_to_drop(overflow));
         }
-        let Some(core) = Channel::try_bounded(capacity, mode()) else {
-            return Err(PyMemoryError::new_err(format!(
-                "there is no memory for a channel with capacity={capacity}"
-            )));
+        let core = match capacity {
+            None => Channel::unbounded(mode()),
+            Some(capacity) => Channel::try_bounded(capacity, mode()).ok_or_else(|| {
+                PyMemoryError::new_err(format!(
+                    "there is no memory for a channel with capacity={capacity}"
+                ))
+            })?,
         };
         let mut core = core.with_overflow(overflow);
         if let Some(rate) = rate {
             core = core.with_rate(rate, Instant::now(), mode());
         }
-        Ok(Self {
-            special: AtomicBool::new(overflow != Overflow::Block || rate.is_some()),
-            observers: Observers::default(),
-            core,
-            // SAFETY: alive, and attached.
-            name: Mutex::new(name.map(|name| unsafe { Object::new(name.as_ptr()) })),
-        })
+        // SAFETY: alive, and attached.
+        let name = name.map(|name| unsafe { Object::new(name.as_ptr()) });
+        let channel = Self::of(core, name);
+        if overflow != Overflow::Block || rate.is_some() {
+            channel.make_special();
+        }
+        Ok(channel)
     }
 
     /// Closes the channel. Senders fail from now on; receivers drain what is left. Closing twice does nothing.
@@ -172,13 +189,13 @@ impl ChannelObject {
         self.core.close();
     }
 
-    /// How many values fit; 0 for a rendezvous.
+    /// How many values fit: 0 for a rendezvous, None where there is no bound.
     #[getter]
-    fn capacity(&self) -> usize {
+    fn capacity(&self) -> Option<usize> {
         self.core.capacity()
     }
 
-    /// Whether `close()` was called.
+    /// Whether `close()` was called, or the channel is one of `after()` whose time has come.
     #[getter]
     fn closed(&self) -> bool {
         self.core.is_closed()
@@ -240,7 +257,9 @@ impl ChannelObject {
             "<penstock.Channel{name} at {:p}: {state}, {}/{}>",
             slf.as_ptr(),
             this.core.len(),
-            this.core.capacity()
+            this.core
+                .capacity()
+                .map_or_else(|| "unbounded".to_owned(), |capacity| capacity.to_string())
         ))
     }
 
@@ -280,22 +299,27 @@ impl ChannelObject {
 /// The slots that a position of the core's ring has room for.
 const CAPACITY_MAX: usize = u32::MAX as usize;
 
-fn capacity_of(value: &Bound<'_, PyAny>) -> PyResult<usize> {
+/// `None`: unbounded.
+fn capacity_of(value: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
+    if value.is_none() {
+        return Ok(None);
+    }
     let refuse = |kind: fn(String) -> PyErr| -> PyErr {
         let shown = value
             .repr()
             .map_or_else(|_| "?".to_owned(), |text| text.to_string());
         kind(format!(
-            "capacity must be an int from 0 to {CAPACITY_MAX}, not {shown}"
+            "capacity must be None or an int from 0 to {CAPACITY_MAX}, not {shown}"
         ))
     };
     // SAFETY: alive, and attached.
-    if value.is_none() || unsafe { ffi::PyIndex_Check(value.as_ptr()) } == 0 {
+    if unsafe { ffi::PyIndex_Check(value.as_ptr()) } == 0 {
         return Err(refuse(PyTypeError::new_err));
     }
     value
         .extract::<usize>()
         .ok()
         .filter(|capacity| *capacity <= CAPACITY_MAX)
+        .map(Some)
         .ok_or_else(|| refuse(PyValueError::new_err))
 }

@@ -231,12 +231,20 @@ fn observer(
             "high and low must be numbers with 0 < low <= high <= 1, not high={high}, low={low}"
         )));
     }
-    let capacity = channel.core().capacity();
-    if capacity == 0 {
-        return Err(PyValueError::new_err(
-            "on_pressure() needs a channel with a capacity of at least 1, and this one has capacity=0",
-        ));
-    }
+    let core = channel.core();
+    let capacity = core
+        .capacity()
+        .filter(|capacity| *capacity > 0 && !core.is_timer());
+    let Some(capacity) = capacity else {
+        let what = match core.capacity() {
+            Some(0) => "has capacity=0",
+            None => "has capacity=None",
+            Some(_) => "gets its values from a clock",
+        };
+        return Err(PyValueError::new_err(format!(
+            "on_pressure() needs a channel with a capacity of at least 1, and this one {what}"
+        )));
+    };
     let (high, low) = marks(capacity, high, low);
     Ok(Box::new(Observer {
         gauge: Gauge::new(high, low, mode()),

@@ -12,7 +12,12 @@ use pyo3::{
     prelude::*,
 };
 
-use super::{ChannelObject, entries::closed, pressure};
+use super::{
+    ChannelObject,
+    entries::closed,
+    pressure,
+    timer::{Form, ReceiveTick},
+};
 use crate::{
     convert::{Patience, parse},
     error::{Failure, Raised, raise},
@@ -102,6 +107,10 @@ unsafe extern "C-unwind" fn recv_many(
         let channel = ChannelObject::from_object(this);
         let received = match take_more(py, channel.core(), Vec::new(), max) {
             Ok(Some(list)) => Ok(list),
+            Ok(None) if channel.core().is_timer() => {
+                let receiving = ReceiveTick::boxed(this, Form::RecvMany);
+                pending::run(py, receiving, Patience::Forever)
+            }
             Ok(None) => {
                 let receiving = Box::new(Receiving::new(this, Wanted::Many(max), false));
                 pending::run(py, receiving, Patience::Forever)
@@ -129,6 +138,10 @@ unsafe extern "C-unwind" fn arecv_many(
     unsafe {
         let py = Python::assume_attached();
         match max_items(py, "arecv_many", arguments, count, keywords) {
+            Ok(_) if ChannelObject::from_object(this).core().is_timer() => {
+                let receiving = ReceiveTick::boxed(this, Form::ArecvMany);
+                pending::awaitable(py, receiving, Patience::Forever)
+            }
             Ok(max) => {
                 let receiving = Receiving::new(this, Wanted::Many(max), true);
                 pending::awaitable(py, Box::new(receiving), Patience::Forever)
@@ -170,7 +183,12 @@ fn take_more(
         Err(TryRecvError::Empty) => return Ok(None),
         Err(TryRecvError::Closed) => return Err(closed(py)),
     }
-    // SAFETY: attached; the list is ours, and gets an item in each place, each a strong reference.
+    list_of(values).map(Some)
+}
+
+/// A new reference.
+pub fn list_of(values: Vec<Object>) -> Result<*mut ffi::PyObject, Raised> {
+    // SAFETY: attached, as every caller is; the list is ours, and gets an item in each place, each a strong reference.
     unsafe {
         let list = ffi::PyList_New(values.len().cast_signed());
         if list.is_null() {
@@ -179,7 +197,7 @@ fn take_more(
         for (index, value) in values.into_iter().enumerate() {
             ffi::PyList_SET_ITEM(list, index.cast_signed(), value.into_ptr());
         }
-        Ok(Some(list))
+        Ok(list)
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     ChannelObject,
     entries::{closed, none},
     pressure,
+    timer::refuse_send,
 };
 use crate::{
     convert::{Patience, parse},
@@ -189,10 +190,13 @@ unsafe extern "C-unwind" fn send_many(
         let Ok([iterable]) = parsed else {
             return ptr::null_mut();
         };
+        let channel = ChannelObject::from_object(this);
+        if channel.core().is_timer() {
+            refuse_send(py, channel);
+            return ptr::null_mut();
+        }
         let sent = match Source::in_place(iterable) {
-            Some(source) if !ChannelObject::from_object(this).is_special() => {
-                send_all_in(py, this, source)
-            }
+            Some(source) if !channel.is_special() => send_all_in(py, this, source),
             source => {
                 drop(source);
                 send_each_of(py, this, iterable)
@@ -279,6 +283,11 @@ unsafe extern "C-unwind" fn asend_many(
         let Ok([iterable]) = parsed else {
             return ptr::null_mut();
         };
+        let channel = ChannelObject::from_object(this);
+        if channel.core().is_timer() {
+            refuse_send(py, channel);
+            return ptr::null_mut();
+        }
         let source = if let Some(source) = Source::in_place(iterable) {
             source
         } else {

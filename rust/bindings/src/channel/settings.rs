@@ -32,13 +32,13 @@ pub fn overflow(value: &Bound<'_, PyAny>) -> PyResult<Overflow> {
 }
 
 /// A policy that drops values, for a channel that holds none.
-pub fn nothing_to_drop(overflow: Overflow, capacity: usize) -> PyErr {
+pub fn nothing_to_drop(overflow: Overflow) -> PyErr {
     let name = OVERFLOWS
         .iter()
         .find(|(_, known)| *known == overflow)
         .map_or("", |(name, _)| name);
     PyValueError::new_err(format!(
-        "overflow='{name}' needs a capacity of at least 1, not capacity={capacity}"
+        "overflow='{name}' needs a capacity of at least 1, not capacity=0"
     ))
 }
 

@@ -19,14 +19,12 @@
 
 use crate::{
     sync::{
-        Mode,
+        Guarded, Mode,
         Ordering::{Relaxed, SeqCst},
         Word, fence,
     },
     wait::fork,
 };
-
-use super::Guarded;
 
 /// Which mark was crossed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

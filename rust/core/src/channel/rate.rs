@@ -33,9 +33,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Guarded, waited::Waited};
+use super::waited::Waited;
 use crate::{
-    sync::{Mode, coarse_now_ns},
+    sync::{Guarded, Mode, coarse_now_ns},
     wait::{Entry, Epoch, Outcome, Place, WaiterList, WaiterRef, fork},
 };
 

@@ -9,6 +9,7 @@
 //! of the cost of the whole operation.
 
 mod coarse_clock;
+mod guarded;
 mod lock;
 #[cfg(loom)]
 mod loom_atomic;
@@ -27,6 +28,7 @@ pub use loom_atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, 
 pub use loom_cell::UnsafeCell;
 
 pub use coarse_clock::coarse_now_ns;
+pub use guarded::Guarded;
 pub use lock::{Condition, Lock, LockGuard};
 pub use mode::{Exclusive, Mode, RawLock, Shared, SpinLock, Word};
 pub(crate) use thread::per_thread;
