@@ -1,4 +1,4 @@
-"""Channels: the compiled `Channel`, those of a clock, the rate one may have, and what `Channel.stats()` returns."""
+"""Channels: the compiled `Channel`, those of a clock, `Rate`, and what `Channel.stats()` returns."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 //! `after` and `tick`: channels whose values come from a clock.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use penstock_core::{
     channel::{BeginRecv, Channel, RecvError, Stamp, TryRecvError},
