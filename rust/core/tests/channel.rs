@@ -58,6 +58,11 @@ fn finish_recv<M: Mode>(channel: &Channel<u32, M>, entry: &Entry<u32>) -> Result
     unsafe { channel.finish_recv(entry) }
 }
 
+fn abandon_recv<M: Mode>(channel: &Channel<u32, M>, entry: &Entry<u32>) -> Option<u32> {
+    // SAFETY: the tests end each entry once, on its channel, after its wait is over.
+    unsafe { channel.abandon_recv(entry) }
+}
+
 fn end<T>(entry: &Entry<T>, outcome: Outcome) {
     entry
         .waiter
@@ -134,7 +139,7 @@ in_both_modes! {
             let sent = if capacity > 0 { 3 } else { 2 };
             assert_eq!(
                 channel.stats(),
-                ChannelStats { sent, received: 2, send_waits: 0, recv_waits: 2 }
+                ChannelStats { sent, received: 2, recv_waits: 2, ..ChannelStats::default() }
             );
         }
     }
@@ -270,6 +275,114 @@ in_both_modes! {
         }
     }
 
+    fn what_gone_receivers_were_handed_is_received_first_in_its_order(mode) {
+        for capacity in [0, 1, 3] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter(), waiter()];
+            let entries = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+            for value in 0..3 {
+                channel.try_send(value).unwrap();
+            }
+            let buffered = u32::try_from(capacity).unwrap();
+            for value in 0..buffered {
+                channel.try_send(3 + value).unwrap();
+            }
+            for (at, len) in [(2, 1), (0, 2), (1, 3)] {
+                assert_eq!(abandon_recv(&channel, &entries[at]), None);
+                assert_eq!(channel.len(), capacity + len, "above the capacity");
+            }
+            let stats = channel.stats();
+            assert_eq!((stats.sent, stats.received), (u64::from(3 + buffered), 0));
+            assert!(channel.try_send(9).is_err(), "no slot got free");
+            for value in 0..3 + buffered {
+                assert_eq!(channel.try_recv(), Ok(value));
+            }
+            assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+            let stats = channel.stats();
+            assert_eq!((stats.sent, stats.received, stats.dropped), (stats.sent, stats.sent, 0));
+            assert_eq!(channel.try_send(9).is_ok(), capacity > 0, "no bit is left behind");
+        }
+    }
+
+    fn a_receiver_takes_what_came_back_before_it_serves_a_blocked_sender(mode) {
+        for capacity in [0, 1] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter()];
+            let gone = waiting_receiver(&channel, &waiters[0]);
+            channel.try_send(1).unwrap();
+            for _ in 0..capacity {
+                channel.try_send(2).unwrap();
+            }
+            let sender = blocked_sender(&channel, 3, &waiters[1]);
+            assert_eq!(abandon_recv(&channel, &gone), None);
+            assert!(matches!(channel.begin_recv(&waiters[0]), BeginRecv::Done(1)));
+            assert_eq!(sender.waiter.outcome(sender.epoch), None, "still blocked");
+            for value in (2..4).skip(1 - capacity) {
+                assert_eq!(channel.try_recv(), Ok(value));
+            }
+            assert_eq!(finish_send(&channel, &sender), Ok(()));
+            assert!(channel.is_empty());
+        }
+    }
+
+    fn what_comes_back_goes_to_the_longest_waiting_receiver(mode) {
+        for capacity in [0, 1] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter(), waiter(), waiter()];
+            let [gone, late, next, last] =
+                waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+            channel.try_send(1).unwrap();
+            end(&late, Outcome::TimedOut);
+            assert_eq!(abandon_recv(&channel, &gone), None);
+            assert_eq!(channel.len(), 0);
+            // And once more, with its old place.
+            channel.try_send(2).unwrap();
+            assert_eq!(abandon_recv(&channel, &last), None);
+            assert_eq!(abandon_recv(&channel, &next), None);
+            assert_eq!([channel.try_recv(), channel.try_recv()], [Ok(1), Ok(2)]);
+            assert_eq!(abandon_recv(&channel, &late), None);
+            assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+            assert_eq!(channel.try_send(3).is_ok(), capacity > 0, "no bit is left behind");
+        }
+    }
+
+    fn what_comes_back_to_a_closed_channel_is_delivered(mode) {
+        for capacity in [0, 1] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiter = waiter();
+            let gone = waiting_receiver(&channel, &waiter);
+            channel.try_send(1).unwrap();
+            channel.close();
+            assert_eq!(channel.try_recv(), Err(TryRecvError::Closed));
+            assert_eq!(abandon_recv(&channel, &gone), None);
+            assert_eq!(channel.len(), 1);
+            assert!(matches!(channel.begin_recv(&waiter), BeginRecv::Done(1)));
+            assert!(matches!(channel.begin_recv(&waiter), BeginRecv::Closed));
+        }
+    }
+
+    fn what_nobody_will_receive_counts_as_dropped(mode) {
+        for capacity in [0, 1] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter(), waiter()];
+            let entries = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+            for value in 0..3 {
+                channel.try_send(value).unwrap();
+            }
+            for value in 3..3 + u32::try_from(capacity).unwrap() {
+                channel.try_send(value).unwrap();
+            }
+            assert_eq!(abandon_recv(&channel, &entries[1]), None);
+            assert_eq!(channel.clear(), [1, 3][..=capacity]);
+            assert_eq!(abandon_recv(&channel, &entries[0]), Some(0), "to be dropped");
+            assert_eq!(finish_recv(&channel, &entries[2]), Ok(2));
+            let stats = channel.stats();
+            let dropped = 2 + capacity as u64;
+            assert_eq!((stats.sent, stats.received, stats.dropped), (dropped + 1, 1, dropped));
+            assert!(channel.is_empty());
+        }
+    }
+
     fn a_collector_sees_buffered_and_blocked_values_once(mode) {
         for capacity in [0, 3] {
             let channel = Channel::bounded(capacity, mode);
@@ -278,17 +391,28 @@ in_both_modes! {
                 channel.try_send(0).ok();
                 channel.try_recv().ok();
             }
+            let gone_waiter = waiter();
+            let gone = (capacity > 0).then(|| {
+                let gone = waiting_receiver(&channel, &gone_waiter);
+                channel.try_send(100).unwrap();
+                gone
+            });
             let buffered = u32::try_from(capacity).unwrap();
             for value in 0..buffered {
                 channel.try_send(value).unwrap();
             }
             let waiters = [waiter(), waiter()];
             let entries = [0, 1].map(|i| blocked_sender(&channel, buffered + i, &waiters[i as usize]));
+            if let Some(gone) = gone {
+                assert_eq!(abandon_recv(&channel, &gone), None);
+            }
             let mut seen = Vec::new();
             // SAFETY: nobody else uses the channel.
             unsafe { channel.for_each(|value| seen.push(*value)) };
-            assert_eq!(seen, (0..buffered + 2).collect::<Vec<_>>());
-            assert_eq!(channel.clear(), (0..buffered).collect::<Vec<_>>());
+            seen.sort_unstable();
+            let returned = [100].into_iter().filter(|_| capacity > 0);
+            assert_eq!(seen, (0..buffered + 2).chain(returned.clone()).collect::<Vec<_>>());
+            assert_eq!(channel.clear(), returned.chain(0..buffered).collect::<Vec<_>>());
             assert!(channel.is_closed() && channel.is_empty());
             let ended = entries.map(|entry| finish_send(&channel, &entry));
             assert_eq!(ended, [0, 1].map(|i| Err(SendError::Closed(buffered + i))));
@@ -410,13 +534,14 @@ fn sleep_or_give_up<T>(entry: &Entry<T>, chance: &mut Chance) {
 }
 
 /// `producers` send, `consumers` receive, everybody gives up now and then; each value arrives once,
-/// those of one producer in order.
-fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
+/// those of one producer in order, unless `gone` consumers give back what they were handed, each now and then: another
+/// may have received a later one by then.
+fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32, gone: bool) {
     const EACH: u32 = 3_000;
     let channel = Channel::<(u32, u32), _>::bounded(capacity, Shared);
     let start = Barrier::new((producers + consumers) as usize);
     let sending = AtomicUsize::new(producers as usize);
-    let got: Vec<Vec<(u32, u32)>> = thread::scope(|scope| {
+    let mut got: Vec<Vec<(u32, u32)>> = thread::scope(|scope| {
         for producer in 0..producers {
             let (channel, start, sending) = (&channel, &start, &sending);
             scope.spawn(move || {
@@ -471,6 +596,12 @@ fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
                             BeginRecv::Closed => return got,
                             BeginRecv::Waiting(entry) => {
                                 sleep_or_give_up(&entry, &mut chance);
+                                if gone && chance.one_in(3) {
+                                    // SAFETY: as below.
+                                    let dropped = unsafe { channel.abandon_recv(&entry) };
+                                    assert_eq!(dropped, None);
+                                    continue;
+                                }
                                 // SAFETY: from this channel, once, and the wait is over.
                                 match unsafe { channel.finish_recv(&entry) } {
                                     Ok(message) => got.push(message),
@@ -488,12 +619,17 @@ fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
             .map(|consumer| consumer.join().unwrap())
             .collect()
     });
+    // What came back after the last consumer had found the channel closed and drained.
+    got.push(std::iter::from_fn(|| channel.try_recv().ok()).collect());
     let total = u64::from(producers * EACH);
     let mut seen = HashSet::new();
     for one_consumers in &got {
         for producer in 0..producers {
             let values = one_consumers.iter().filter(|message| message.0 == producer);
-            assert!(values.is_sorted_by_key(|message| message.1), "out of order");
+            assert!(
+                gone || values.is_sorted_by_key(|message| message.1),
+                "out of order"
+            );
         }
         for message in one_consumers {
             assert!(seen.insert(*message), "{message:?} came twice");
@@ -507,22 +643,26 @@ fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
 
 #[test]
 fn stress_nothing_is_lost_or_twice_at_a_rendezvous() {
-    nothing_is_lost_or_twice(0, 3, 3);
+    nothing_is_lost_or_twice(0, 3, 3, false);
+    nothing_is_lost_or_twice(0, 3, 3, true);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_one_slot() {
-    nothing_is_lost_or_twice(1, 4, 2);
+    nothing_is_lost_or_twice(1, 4, 2, false);
+    nothing_is_lost_or_twice(1, 4, 2, true);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_a_few_slots() {
-    nothing_is_lost_or_twice(3, 2, 4);
+    nothing_is_lost_or_twice(3, 2, 4, false);
+    nothing_is_lost_or_twice(3, 2, 4, true);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_many_slots() {
-    nothing_is_lost_or_twice(64, 3, 3);
+    nothing_is_lost_or_twice(64, 3, 3, false);
+    nothing_is_lost_or_twice(64, 3, 3, true);
 }
 
 /// No cancellation here, so a lost wake-up hangs the test instead of being healed by a retry.

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! tail = position of the next send    | WAITERS: receivers are linked | CLOSED
-//! head = position of the next receive | WAITERS: senders are linked
+//! head = position of the next receive | WAITERS: senders are linked   | RETURNED: values came back
 //!
 //! turn:  p  --send at p-->  p | FULL  --receive at p-->  p + lap  --send at p + lap--> ...
 //! ```
@@ -21,11 +21,12 @@
 //! 1. `head <= tail <= head + lap` as positions: the values in the ring are those of `head..tail`;
 //! 2. receivers are linked  <=>  `tail` has `WAITERS`;  then `tail == head`: the ring is empty;
 //! 3. senders are linked  <=>  `head` has `WAITERS`;  then `tail == head + lap`: the ring is full;
-//! 4. `CLOSED` in `tail`  =>  nobody is linked.
+//! 4. `CLOSED` in `tail`  =>  nobody is linked;
+//! 5. a value came back and was not taken since  <=>  `head` has `RETURNED`;  then no receiver is linked.
 //!
 //! Flags change only under the lock. While a word has a flag, no compare-and-swap of the fast way can
 //! move it (it expects the word without), so `tail` stands still once it has `WAITERS` or `CLOSED`, and
-//! `head` once it has `WAITERS`, but for the holder of the lock. (After a fork, and where every linked
+//! `head` once it has `WAITERS`, but for the holder of the lock, who does not move it while it has `RETURNED`. (After a fork, and where every linked
 //! waiter has ended, "are linked" reads "were linked": the next holder finds nobody and clears.)
 //!
 //! # No wake-up is lost
@@ -60,7 +61,8 @@
 //! `try_recv` loads `head`, then `tail`. If they are equal, then at the load of `tail` both words had
 //! that value, because `head` never exceeds `tail`: the ring was empty at that moment. `try_send` the
 //! same with `tail` first. The loads acquire and the moves release, so the second load is not older
-//! than the first; no `SeqCst` fence is needed for one channel. Where a word says that there is a value (or
+//! than the first; no `SeqCst` fence is needed for one channel. A value that comes back between the two loads
+//! does not matter to `try_recv`: at the first one `tail` was the same already, and nothing had come back. Where a word says that there is a value (or
 //! a slot) and the turn not yet, its owner is between its two steps, and the operation waits for it
 //! instead of answering "empty": an answer that the completed operations of others contradict.
 //!
@@ -71,8 +73,8 @@
 use std::mem::MaybeUninit;
 
 use super::{
-    Backoff, BeginRecv, BeginSend, ChannelStats, Guarded, TryRecvError, TrySendError, Waiting,
-    wake_closed,
+    Backoff, BeginRecv, BeginSend, ChannelStats, GivenBack, Guarded, TryRecvError, TrySendError,
+    Waiting, wake_closed, wake_handed,
 };
 use crate::{
     sync::{
@@ -80,13 +82,15 @@ use crate::{
         Ordering::{Acquire, Relaxed, Release},
         UnsafeCell, Word,
     },
-    wait::{Entry, Outcome, Place},
+    wait::{Entry, Place},
 };
 
 /// In `tail`: receivers are linked. In `head`: senders are linked.
 const WAITERS: u64 = 1 << 0;
 /// In `tail` only.
 const CLOSED: u64 = 1 << 1;
+/// In `head` only: values came back, and receivers take those first.
+const RETURNED: u64 = 1 << 1;
 /// In a slot's turn only.
 const FULL: u64 = 1 << 2;
 const FLAG_BITS: u32 = 3;
@@ -279,27 +283,20 @@ impl<T, M: Mode> Array<T, M> {
 
     /// Puts `value` in the hand of the longest-waiting receiver. Gives it back where none waits.
     fn hand_over(&self, value: T) -> Result<(), T> {
-        let (entry, claim) = self.waiting.with(|waiting| {
+        let claimed = self.waiting.with(|waiting| {
             // Ordering: Relaxed, flags change only under the lock, which is held.
             if self.tail.load(Relaxed) & FLAGS != WAITERS {
                 return Err(value);
             }
-            let claimed = waiting.receivers.claim_first();
+            let handed = waiting.hand_over(value);
             if waiting.receivers.is_empty() {
                 // INVARIANT: 2. The ring is empty still, and from here on senders may use it.
                 // Ordering: Relaxed, as all flags.
                 self.tail.fetch_and(!WAITERS, Relaxed);
             }
-            let Some((entry, claim)) = claimed else {
-                return Err(value);
-            };
-            // SAFETY: the claim makes the entry's slot ours until it completes.
-            unsafe { entry.put(value) };
-            waiting.handed += 1;
-            Ok((entry, claim))
+            handed
         })?;
-        claim.complete(Outcome::Handed);
-        drop(entry);
+        wake_handed(claimed);
         Ok(())
     }
 
@@ -326,6 +323,12 @@ impl<T, M: Mode> Array<T, M> {
         loop {
             // Ordering: Acquire, see "as others see them".
             let head = self.head.load(Acquire);
+            if head & RETURNED != 0 {
+                if let Some(value) = self.take_returned() {
+                    return Ok(value);
+                }
+                continue;
+            }
             if head & WAITERS != 0 {
                 if let Some(value) = self.take_and_refill() {
                     return Ok(value);
@@ -359,14 +362,51 @@ impl<T, M: Mode> Array<T, M> {
         }
     }
 
+    /// Takes a value that came back. No slot gets free by it, so no sender is served.
+    fn take_returned(&self) -> Option<T> {
+        self.waiting.with(|waiting| {
+            let value = waiting.returned.take();
+            if waiting.returned.is_empty() {
+                // INVARIANT: 5.
+                // Ordering: Relaxed, as all flags.
+                self.head.fetch_and(!RETURNED, Relaxed);
+            }
+            value
+        })
+    }
+
+    /// Takes back what the receiver of `entry` was handed; gives it where it is to be dropped.
+    pub(super) fn give_back(&self, entry: &Entry<T>, value: T) -> Option<T> {
+        let given = self.waiting.with(|waiting| {
+            let given = waiting.give_back(entry, value);
+            if waiting.receivers.is_empty() {
+                // INVARIANT: 2. Those that were linked have ended, or were handed this.
+                // Ordering: Relaxed, as all flags.
+                self.tail.fetch_and(!WAITERS, Relaxed);
+            }
+            if matches!(given, GivenBack::Kept) {
+                // INVARIANT: 5. From here on no receiver moves `head`: it comes to the lock, and finds the value.
+                // Ordering: Relaxed, as all flags.
+                self.head.fetch_or(RETURNED, Relaxed);
+            }
+            given
+        });
+        given.settle()
+    }
+
+    /// Changes what the lock guards.
+    pub(super) fn waiting(&self, change: impl FnOnce(&mut Waiting<T>)) {
+        self.waiting.with(change);
+    }
+
     /// Takes the first value of a full ring and moves the longest-blocked sender's in. `None`: no
-    /// sender is linked any more, or the first value is still on its way in.
+    /// sender is linked any more, a value came back, or the first value is still on its way in.
     fn take_and_refill(&self) -> Option<T> {
         let (value, served) = self.waiting.with(|waiting| {
             // Ordering: Relaxed, flags change only under the lock, which is held, and with `WAITERS`
             // neither does the position.
             let word = self.head.load(Relaxed);
-            if word & WAITERS == 0 {
+            if word & FLAGS != WAITERS {
                 return None;
             }
             let head = position(word);
@@ -411,10 +451,7 @@ impl<T, M: Mode> Array<T, M> {
             }
             Some((value, served))
         })?;
-        if let Some((entry, claim)) = served {
-            claim.complete(Outcome::Handed);
-            drop(entry);
-        }
+        served.map(wake_handed);
         Some(value)
     }
 
@@ -494,7 +531,7 @@ impl<T, M: Mode> Array<T, M> {
             // Ordering: Relaxed, flags change only under the lock, and a stale position is found out.
             let head = self.head.load(Relaxed);
             // Ordering: Relaxed, flags change only under the lock.
-            if head & WAITERS != 0 || self.tail.load(Relaxed) & CLOSED != 0 {
+            if head & FLAGS != 0 || self.tail.load(Relaxed) & CLOSED != 0 {
                 return Err(place);
             }
             // Ordering: Relaxed, see "No wake-up is lost": being a read-modify-write is what counts.
@@ -565,23 +602,46 @@ impl<T, M: Mode> Array<T, M> {
             // Ordering: Acquire, so that the second load of `tail` is not older.
             let head = self.head.load(Acquire);
             // Ordering: Relaxed, `tail` only grows: if it is the same, it was all the time.
-            if position(self.tail.load(Relaxed)) == position(tail) {
+            if head & RETURNED == 0 && position(self.tail.load(Relaxed)) == position(tail) {
                 let len = self.count(tail).wrapping_sub(self.count(head));
                 // One more for a moment in `take_and_refill`.
                 return usize::try_from(len)
                     .map_or(self.capacity(), |len| len.min(self.capacity()));
             }
+            if head & RETURNED != 0
+                && let Some(len) = self.len_with_returned()
+            {
+                return len;
+            }
             backoff.pause();
         }
+    }
+
+    /// The same under the lock, where `head` stands still while values that came back wait. `None`: none do.
+    fn len_with_returned(&self) -> Option<usize> {
+        self.waiting.with(|waiting| {
+            if waiting.returned.is_empty() {
+                return None;
+            }
+            // Ordering: Relaxed, nobody moves it while it has `RETURNED`.
+            let head = self.head.load(Relaxed);
+            // Ordering: Acquire, so that it is not older than `head`.
+            let in_ring = self
+                .count(self.tail.load(Acquire))
+                .wrapping_sub(self.count(head));
+            usize::try_from(in_ring)
+                .ok()?
+                .checked_add(waiting.returned.len())
+        })
     }
 
     pub(super) fn stats(&self) -> ChannelStats {
         self.waiting.with(|waiting| {
             // Ordering: Acquire, `head` first, so that no more is received than was sent.
-            let received = self.count(self.head.load(Acquire));
+            let taken = self.count(self.head.load(Acquire));
             // Ordering: Acquire, as above.
             let sent = self.count(self.tail.load(Acquire));
-            waiting.stats(sent, received)
+            waiting.stats(sent, taken)
         })
     }
 
@@ -603,7 +663,7 @@ impl<T, M: Mode> Array<T, M> {
             at = self.next(at);
         }
         // SAFETY: nobody else uses the channel, by the caller's promise.
-        unsafe { self.waiting.get_in_stopped_world() }.visit_senders(visit);
+        unsafe { self.waiting.get_in_stopped_world() }.visit(visit);
     }
 }
 

@@ -16,6 +16,10 @@
 //!   was never in the channel; such a receive took nothing, and what it did not take goes to the
 //!   next, because a hand-over that loses the claim goes on to the next entry.
 //!
+//! A receiver may be gone after it was handed a value: its event loop cancelled it at that moment, or was closed. It
+//! then calls [`abandon_recv`](Channel::abandon_recv) instead of `finish_recv`, and the value goes to the
+//! longest-waiting receiver, or to the [`returned`] ones, which every receive looks at first.
+//!
 //! Lists of waiters, and all that is not on the fast way, live in [`Guarded`], under the mode's tiny
 //! lock. Under it no foreign code runs: no `T` is dropped and no claim completed there.
 //!
@@ -28,11 +32,13 @@
 mod array;
 mod error;
 mod rendezvous;
+mod returned;
 
 use std::{fmt, sync::Arc};
 
 use array::Array;
 use rendezvous::Rendezvous;
+use returned::Returned;
 
 pub use error::{RecvError, SendError, TryRecvError, TrySendError};
 
@@ -70,8 +76,10 @@ pub enum BeginRecv<T, L = Arc<Entry<T>>> {
 pub struct ChannelStats {
     /// Values that senders have put in or handed over.
     pub sent: u64,
-    /// Values that receivers have taken out or been handed.
+    /// Values that receivers have taken out or been handed, without those that came back.
     pub received: u64,
+    /// Values that were sent and that nobody will receive.
+    pub dropped: u64,
     /// Sends that had to wait.
     pub send_waits: u64,
     /// Receives that had to wait.
@@ -123,15 +131,13 @@ impl<T, M: Mode> Channel<T, M> {
         }
     }
 
-    /// How many values are buffered: right at one moment during the call.
+    /// How many values are buffered or came back: right at one moment during the call. It may be more than
+    /// [`capacity`](Self::capacity), because what comes back takes no slot.
     pub fn len(&self) -> usize {
-        match &self.0 {
-            Kind::Array(array) => array.len(),
-            Kind::Rendezvous(_) => 0,
-        }
+        of_kind!(self, kind => kind.len())
     }
 
-    /// Whether nothing is buffered.
+    /// Whether nothing can be received without a sender.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -213,11 +219,30 @@ impl<T, M: Mode> Channel<T, M> {
         })
     }
 
+    /// Ends a receive that waited and whose receiver is gone. A value that it was handed goes to the
+    /// longest-waiting receiver; where none waits, the next receive gets it, before all that were sent later.
+    ///
+    /// Gives a value that nobody will receive, because the channel was [cleared](Self::clear), to be dropped where foreign
+    /// code may run.
+    ///
+    /// # Safety
+    /// As for [`finish_recv`](Self::finish_recv), which is not called as well.
+    #[must_use = "what is dropped here may run foreign code"]
+    pub unsafe fn abandon_recv(&self, entry: &Entry<T>) -> Option<T> {
+        if outcome_of(entry) != Outcome::Handed {
+            of_kind!(self, kind => kind.forget_receiver(entry));
+            return None;
+        }
+        // SAFETY: the owner, who is the caller, saw the outcome.
+        let value = unsafe { entry.take() }.expect("a hand-over leaves a value");
+        of_kind!(self, kind => kind.give_back(entry, value))
+    }
+
     pub fn stats(&self) -> ChannelStats {
         of_kind!(self, kind => kind.stats())
     }
 
-    /// Calls `visit` for each value that the channel keeps alive: the buffered ones and those of
+    /// Calls `visit` for each value that the channel keeps alive: the buffered ones, those that came back and those of
     /// blocked senders. For a garbage collector. A value that was handed to a receiver which has not
     /// run yet is the receiver's.
     ///
@@ -228,12 +253,16 @@ impl<T, M: Mode> Channel<T, M> {
         of_kind!(self, kind => unsafe { kind.for_each(visit) });
     }
 
-    /// Closes the channel and takes out what is buffered, for the caller to drop where foreign code may
-    /// run. For a garbage collector that breaks a cycle. Blocked senders get their values back.
+    /// No receiver will come any more, or a garbage collector breaks a cycle: closes the channel and takes out what is
+    /// in it, for the caller to drop where foreign code may run. Blocked senders get their values back. What is taken
+    /// out, and what comes back from now on, counts as dropped.
     #[must_use = "what is dropped here may run foreign code"]
     pub fn clear(&self) -> Vec<T> {
         self.close();
-        std::iter::from_fn(|| self.try_recv().ok()).collect()
+        of_kind!(self, kind => kind.waiting(Waiting::refuse_returns));
+        let left: Vec<T> = std::iter::from_fn(|| self.try_recv().ok()).collect();
+        of_kind!(self, kind => kind.waiting(|waiting| waiting.dropped += left.len() as u64));
+        left
     }
 }
 
@@ -261,8 +290,12 @@ struct Waiting<T> {
     receivers: WaiterList<T>,
     /// Their slots hold what they send.
     senders: WaiterList<T>,
-    /// Values that went from a sender's hand to a receiver's and never were in a ring.
+    /// What receivers were handed and could not take. Empty while a receiver is linked.
+    returned: Returned<T>,
+    /// Values that went from a sender's hand to a receiver's and never were in a ring. It numbers them, too.
     handed: u64,
+    /// Values that were in the channel, and that nobody will receive.
+    dropped: u64,
     send_waits: u64,
     recv_waits: u64,
 }
@@ -275,7 +308,9 @@ impl<T> Waiting<T> {
         Self {
             receivers: WaiterList::default(),
             senders: WaiterList::default(),
+            returned: Returned::default(),
             handed: 0,
+            dropped: 0,
             send_waits: 0,
             recv_waits: 0,
         }
@@ -293,6 +328,52 @@ impl<T> Waiting<T> {
         place.link(&mut self.receivers, None)
     }
 
+    /// Puts a sender's value in the hand of the longest-waiting receiver, whose claim the caller completes outside the
+    /// lock. Gives it back where none waits: then nobody is linked any more.
+    fn hand_over(&mut self, value: T) -> Result<Claimed<T>, T> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "numbers wrap, see `Returned`"
+        )]
+        let claimed = self.put_in_hand(value, self.handed as u32)?;
+        self.handed += 1;
+        Ok(claimed)
+    }
+
+    fn put_in_hand(&mut self, value: T, number: u32) -> Result<Claimed<T>, T> {
+        let Some((entry, claim)) = self.receivers.claim_first() else {
+            return Err(value);
+        };
+        // SAFETY: the claim makes the slot ours until it completes, and the lock is held.
+        unsafe {
+            entry.put(value);
+            entry.set_number(number);
+        }
+        Ok((entry, claim))
+    }
+
+    /// Takes back what the receiver of `entry` was handed.
+    fn give_back(&mut self, entry: &Entry<T>, value: T) -> GivenBack<T> {
+        // SAFETY: the lock is held.
+        let number = unsafe { entry.number() };
+        let value = match self.put_in_hand(value, number) {
+            Ok(claimed) => return GivenBack::Handed(claimed),
+            Err(value) => value,
+        };
+        match self.returned.put(number, value) {
+            Ok(()) => GivenBack::Kept,
+            Err(value) => {
+                self.dropped += 1;
+                GivenBack::Dropped(value)
+            }
+        }
+    }
+
+    /// Nobody will receive: what comes back from now on is dropped.
+    fn refuse_returns(&mut self) {
+        self.returned.refuse();
+    }
+
     /// Takes everybody off the lists, for a close. The vector grows under the lock, once in a
     /// channel's life.
     fn claim_all(&mut self) -> Vec<Claimed<T>> {
@@ -301,17 +382,23 @@ impl<T> Waiting<T> {
         all
     }
 
-    /// `sent` and `received` are what passed through a ring.
-    fn stats(&self, sent: u64, received: u64) -> ChannelStats {
+    /// `sent` and `taken` are what passed through a ring.
+    fn stats(&self, sent: u64, taken: u64) -> ChannelStats {
+        let left = taken.wrapping_add(self.handed);
         ChannelStats {
             sent: sent.wrapping_add(self.handed),
-            received: received.wrapping_add(self.handed),
+            received: left
+                .wrapping_sub(self.returned.len() as u64)
+                .wrapping_sub(self.dropped),
+            dropped: self.dropped,
             send_waits: self.send_waits,
             recv_waits: self.recv_waits,
         }
     }
 
-    fn visit_senders(&mut self, mut visit: impl FnMut(&T)) {
+    /// Shows the values that no ring holds.
+    fn visit(&mut self, mut visit: impl FnMut(&T)) {
+        self.returned.for_each(&mut visit);
         self.senders.for_each(|entry| {
             // SAFETY: called with the world stopped, so nobody touches the slot.
             if let Some(value) = unsafe { entry.peek() } {
@@ -319,6 +406,34 @@ impl<T> Waiting<T> {
             }
         });
     }
+}
+
+/// What became of a value that came back.
+enum GivenBack<T> {
+    /// A receiver waited for it. Its claim is completed outside the lock.
+    Handed(Claimed<T>),
+    /// It is among the returned ones.
+    Kept,
+    /// Nobody will receive it. It is dropped outside the lock.
+    Dropped(T),
+}
+
+impl<T> GivenBack<T> {
+    /// Wakes the receiver that got it. Called outside the lock.
+    fn settle(self) -> Option<T> {
+        match self {
+            GivenBack::Handed(claimed) => wake_handed(claimed),
+            GivenBack::Kept => {}
+            GivenBack::Dropped(value) => return Some(value),
+        }
+        None
+    }
+}
+
+/// Wakes the peer that was served. Called outside the lock.
+fn wake_handed<T>((entry, claim): Claimed<T>) {
+    claim.complete(Outcome::Handed);
+    drop(entry);
 }
 
 /// Ends the waits that a close claimed. Called outside the lock.

@@ -5,15 +5,15 @@
 //!
 //! Invariant, whenever the lock is free: at most one of the two lists has entries. For an operation
 //! links itself only after it found nobody to serve in the other list, and finding nobody empties it.
-//! Once `closed` is set both lists are empty and stay so.
+//! Once `closed` is set both lists are empty and stay so. Receivers are linked only where no value came back.
 
 use super::{
     BeginRecv, BeginSend, ChannelStats, Claimed, Guarded, TryRecvError, TrySendError, Waiting,
-    wake_closed,
+    wake_closed, wake_handed,
 };
 use crate::{
     sync::Mode,
-    wait::{Entry, Outcome, Place},
+    wait::{Entry, Place},
 };
 
 pub(super) struct Rendezvous<T, M: Mode>(Guarded<State<T>, M>);
@@ -29,17 +29,14 @@ impl<T> State<T> {
         if self.closed {
             return Err(TrySendError::Closed(value));
         }
-        let Some((entry, claim)) = self.waiting.receivers.claim_first() else {
-            return Err(TrySendError::Full(value));
-        };
-        // SAFETY: the claim makes the slot ours until it completes.
-        unsafe { entry.put(value) };
-        self.waiting.handed += 1;
-        Ok((entry, claim))
+        self.waiting.hand_over(value).map_err(TrySendError::Full)
     }
 
-    /// Takes the value of the longest-blocked sender.
-    fn take_over(&mut self) -> Result<(T, Claimed<T>), TryRecvError> {
+    /// Takes a value that came back, else that of the longest-blocked sender, who is to be woken.
+    fn take_over(&mut self) -> Result<(T, Option<Claimed<T>>), TryRecvError> {
+        if let Some(value) = self.waiting.returned.take() {
+            return Ok((value, None));
+        }
         if self.closed {
             return Err(TryRecvError::Closed);
         }
@@ -49,14 +46,8 @@ impl<T> State<T> {
         // SAFETY: the claim makes the slot ours until it completes.
         let value = unsafe { entry.take() }.expect("a blocked sender has its value");
         self.waiting.handed += 1;
-        Ok((value, (entry, claim)))
+        Ok((value, Some((entry, claim))))
     }
-}
-
-/// Wakes the peer that was served. Called outside the lock.
-fn wake_handed<T>((entry, claim): Claimed<T>) {
-    claim.complete(Outcome::Handed);
-    drop(entry);
 }
 
 impl<T, M: Mode> Rendezvous<T, M> {
@@ -85,7 +76,7 @@ impl<T, M: Mode> Rendezvous<T, M> {
 
     pub(super) fn try_recv(&self) -> Result<T, TryRecvError> {
         let (value, served) = self.0.with(State::take_over)?;
-        wake_handed(served);
+        served.map(wake_handed);
         Ok(value)
     }
 
@@ -114,7 +105,7 @@ impl<T, M: Mode> Rendezvous<T, M> {
         });
         match begun {
             Ok((value, served)) => {
-                wake_handed(served);
+                served.map(wake_handed);
                 BeginRecv::Done(value)
             }
             Err(other) => other,
@@ -131,6 +122,22 @@ impl<T, M: Mode> Rendezvous<T, M> {
         self.0.with(|state| state.waiting.receivers.remove(entry));
     }
 
+    /// Takes back what the receiver of `entry` was handed; gives it where it is to be dropped.
+    pub(super) fn give_back(&self, entry: &Entry<T>, value: T) -> Option<T> {
+        self.0
+            .with(|state| state.waiting.give_back(entry, value))
+            .settle()
+    }
+
+    /// Changes what the lock guards.
+    pub(super) fn waiting(&self, change: impl FnOnce(&mut Waiting<T>)) {
+        self.0.with(|state| change(&mut state.waiting));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.with(|state| state.waiting.returned.len())
+    }
+
     pub(super) fn stats(&self) -> ChannelStats {
         self.0.with(|state| state.waiting.stats(0, 0))
     }
@@ -141,6 +148,6 @@ impl<T, M: Mode> Rendezvous<T, M> {
         // SAFETY: nobody else uses the channel, by the caller's promise.
         unsafe { self.0.get_in_stopped_world() }
             .waiting
-            .visit_senders(visit);
+            .visit(visit);
     }
 }

@@ -46,6 +46,8 @@ struct Links<T> {
     linked: bool,
     /// The list holds a reference of the entry's `Arc`.
     counted: bool,
+    /// Of the value in the slot, see [`Entry::number`]. It outlives the links.
+    number: u32,
 }
 
 impl<T> Links<T> {
@@ -54,6 +56,7 @@ impl<T> Links<T> {
         next: ptr::null(),
         linked: false,
         counted: false,
+        number: 0,
     };
 }
 
@@ -90,6 +93,22 @@ impl<T> Entry<T> {
         // SAFETY: no other user, by the caller's promise.
         let old = unsafe { (*self.slot.get()).replace(value) };
         debug_assert!(old.is_none(), "a value was waiting in the slot");
+    }
+
+    /// The number that the value in the slot was put in with: its place among others, if it ever goes back.
+    ///
+    /// # Safety
+    /// The caller holds the lock of the list that the entry was in.
+    pub unsafe fn number(&self) -> u32 {
+        // SAFETY: guarded by the lock, by the caller's promise.
+        unsafe { (*self.links.get()).number }
+    }
+
+    /// # Safety
+    /// As for [`number`](Self::number).
+    pub unsafe fn set_number(&self, number: u32) {
+        // SAFETY: guarded by the lock, by the caller's promise.
+        unsafe { (*self.links.get()).number = number };
     }
 
     /// Looks at what is in the slot, for a garbage collector that has stopped every other thread.
@@ -238,6 +257,7 @@ impl<T> WaiterList<T> {
                 next: ptr::null(),
                 linked: true,
                 counted,
+                number: 0,
             };
             if self.tail.is_null() {
                 self.head = node;
