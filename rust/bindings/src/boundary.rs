@@ -20,12 +20,12 @@ use penstock_core::{
     scheduler::{Machine, Stack},
     wait::{Epoch, Outcome, Waiter, WaiterClass, WaiterRef},
 };
-use pyo3::{exceptions::PyRuntimeError, ffi, intern, prelude::*, sync::PyOnceLock};
+use pyo3::{exceptions::PyRuntimeError, ffi, prelude::*};
 
 use crate::{
     deadlock, debug,
     error::{Failure, Raised, raise},
-    fiber, interpreter,
+    event_loop, fiber, interpreter,
     interrupt::{Interrupts, earlier},
     task::{Kind, TaskObject},
     unwind,
@@ -532,20 +532,8 @@ pub fn is_main_thread() -> bool {
 
 /// Whether the calling plain task's thread runs an asyncio event loop now.
 fn event_loop_runs(py: Python<'_>) -> Result<bool, Raised> {
-    static RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let look = || -> PyResult<bool> {
-        let getter = if let Some(getter) = RUNNING_LOOP.get(py) {
-            getter
-        } else {
-            let Some(events) = interpreter::imported(py, intern!(py, "asyncio.events"))? else {
-                return Ok(false); // so no loop of it runs
-            };
-            let getter = events.getattr("_get_running_loop")?.unbind();
-            RUNNING_LOOP.get_or_init(py, || getter)
-        };
-        Ok(!getter.bind(py).call0()?.is_none())
-    };
-    look().map_err(|error| raise(py, error))
+    let running = event_loop::running_asyncio_loop(py).map_err(|error| raise(py, error))?;
+    Ok(running.is_some())
 }
 
 /// Whether the calling task must keep its stack: other tasks would find a half-made world on this thread.

@@ -11,6 +11,7 @@ mod convert;
 mod deadlock;
 mod debug;
 mod error;
+mod event_loop;
 mod fiber;
 mod hot;
 mod interpreter;

@@ -7,6 +7,7 @@ mod entries;
 pub use entries::METHODS;
 
 use std::{
+    mem::ManuallyDrop,
     ptr,
     sync::{Mutex, PoisonError},
 };
@@ -22,6 +23,7 @@ use pyo3::{
 
 use crate::{
     convert::Passed,
+    event_loop,
     mode::{Mode, mode},
     object::Object,
 };
@@ -132,11 +134,10 @@ impl ChannelObject {
     fn stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let class = py.import("penstock.channel")?.getattr("ChannelStats")?;
         let stats = self.core.stats();
-        let dropped = 0; // a channel that blocks throws nothing away
         let figures = (
             stats.sent,
             stats.received,
-            dropped,
+            stats.dropped,
             stats.send_waits,
             stats.recv_waits,
         );
@@ -201,6 +202,19 @@ impl ChannelObject {
         };
         // SAFETY: the collector has stopped every other thread, by the GIL or by stopping the world.
         unsafe { self.core.for_each(each) };
+        // A coroutine of an event loop that waits here is alive as long as the channel is.
+        let mut sleeper = |object: *mut ffi::PyObject| {
+            if result.is_ok() {
+                // SAFETY: a strong reference that the waiter has, shown and not taken.
+                let object = ManuallyDrop::new(unsafe { Object::steal(object) });
+                result = visit.call(object.as_py());
+            }
+        };
+        // SAFETY: as above.
+        unsafe {
+            self.core
+                .for_each_waiter(|waiter| event_loop::show_sleeper(waiter, &mut sleeper));
+        }
         result
     }
 

@@ -21,7 +21,9 @@ use pyo3::{
     types::{PyString, PyTuple},
 };
 
-use crate::{blocking, boundary, deadlock, hot::Definition, interpreter, task::TaskObject};
+use crate::{
+    blocking, boundary, deadlock, event_loop, hot::Definition, interpreter, task::TaskObject,
+};
 
 use self::{life::Life, settings::Settings};
 pub use self::{
@@ -192,6 +194,7 @@ pub fn _after_fork_in_child() {
     deadlock::forget_threads();
     host::forget_threads();
     blocking::forget_pool();
+    event_loop::forget_homes();
     life::forget_all();
 }
 

@@ -399,6 +399,14 @@ impl<T, M: Mode> Array<T, M> {
         self.waiting.with(change);
     }
 
+    /// # Safety
+    /// As for [`Channel::for_each`](super::Channel::for_each), while the result lives.
+    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise")]
+    pub(super) unsafe fn waiting_in_stopped_world(&self) -> &mut Waiting<T> {
+        // SAFETY: the caller's promise.
+        unsafe { self.waiting.get_in_stopped_world() }
+    }
+
     /// Takes the first value of a full ring and moves the longest-blocked sender's in. `None`: no
     /// sender is linked any more, a value came back, or the first value is still on its way in.
     fn take_and_refill(&self) -> Option<T> {

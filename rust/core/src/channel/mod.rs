@@ -44,7 +44,7 @@ pub use error::{RecvError, SendError, TryRecvError, TrySendError};
 
 use crate::{
     sync::{Mode, RawLock, UnsafeCell, spin_hint},
-    wait::{Claim, Entry, Outcome, Place, Unlinked, WaiterList},
+    wait::{Claim, Entry, Outcome, Place, Unlinked, WaiterList, WaiterRef},
 };
 
 /// How [`Channel::begin_send`] went.
@@ -253,6 +253,18 @@ impl<T, M: Mode> Channel<T, M> {
         of_kind!(self, kind => unsafe { kind.for_each(visit) });
     }
 
+    /// Calls `visit` for each waiter that an entry here has: what is alive as long as the channel is, because it is
+    /// waited for here. For a garbage collector.
+    ///
+    /// # Safety
+    /// As for [`for_each`](Self::for_each).
+    pub unsafe fn for_each_waiter(&self, mut visit: impl FnMut(&WaiterRef)) {
+        // SAFETY: the caller's promise.
+        let waiting = unsafe { of_kind!(self, kind => kind.waiting_in_stopped_world()) };
+        waiting.receivers.for_each(|entry| visit(&entry.waiter));
+        waiting.senders.for_each(|entry| visit(&entry.waiter));
+    }
+
     /// No receiver will come any more, or a garbage collector breaks a cycle: closes the channel and takes out what is
     /// in it, for the caller to drop where foreign code may run. Blocked senders get their values back. What is taken
     /// out, and what comes back from now on, counts as dropped.
@@ -432,15 +444,15 @@ impl<T> GivenBack<T> {
 
 /// Wakes the peer that was served. Called outside the lock.
 fn wake_handed<T>((entry, claim): Claimed<T>) {
+    drop(entry); // its owner has a reference, and a thread may be ended in the wake
     claim.complete(Outcome::Handed);
-    drop(entry);
 }
 
 /// Ends the waits that a close claimed. Called outside the lock.
 fn wake_closed<T>(all: Vec<Claimed<T>>) {
     for (entry, claim) in all {
-        claim.complete(Outcome::Closed);
         drop(entry);
+        claim.complete(Outcome::Closed);
     }
 }
 

@@ -134,6 +134,14 @@ impl<T, M: Mode> Rendezvous<T, M> {
         self.0.with(|state| change(&mut state.waiting));
     }
 
+    /// # Safety
+    /// As for [`Channel::for_each`](super::Channel::for_each), while the result lives.
+    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise")]
+    pub(super) unsafe fn waiting_in_stopped_world(&self) -> &mut Waiting<T> {
+        // SAFETY: the caller's promise.
+        &mut unsafe { self.0.get_in_stopped_world() }.waiting
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.with(|state| state.waiting.returned.len())
     }

@@ -204,6 +204,11 @@ impl WaiterRef {
         ManuallyDrop::new(Self(waiter))
     }
 
+    /// Whether the waiter is of this class, and so what is embedded in the class's struct.
+    pub fn is_of(&self, class: &'static WaiterClass) -> bool {
+        std::ptr::eq(self.class, class)
+    }
+
     /// Claims the right to end the wait `epoch`. `None`: it is over, or another side was first.
     #[inline]
     pub fn claim(&self, epoch: Epoch) -> Option<Claim> {
