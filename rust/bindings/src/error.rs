@@ -86,6 +86,12 @@ pub fn put_aside(py: Python<'_>) -> Aside {
 }
 
 impl Aside {
+    /// Drops it: another one is passed on in its place. Attached.
+    pub fn discard(self) {
+        // SAFETY: null, or a strong reference that is ours.
+        unsafe { ffi::Py_XDECREF(self.0) };
+    }
+
     /// Sets the exception again.
     pub fn restore(self, py: Python<'_>) {
         if !self.0.is_null() {

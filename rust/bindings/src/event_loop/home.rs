@@ -154,14 +154,18 @@ impl Home {
         let aside = put_aside(py);
         // SAFETY: by the caller's promise.
         unsafe {
-            if may_step_here && Self::steps_here(py, this) {
+            let steps_here = may_step_here && Self::steps_here(py, this);
+            let raised = put_aside(py);
+            if steps_here {
                 if !Self::drain(py, this) {
                     report_later();
                 }
             } else if first {
                 Self::have_it_drained(py, this);
             }
+            raised.restore(py);
         }
+        report_later();
         aside.restore(py);
     }
 
@@ -179,8 +183,7 @@ impl Home {
             };
             let answer = unwind::call(functions.steps_here.as_ptr(), [target]);
             if answer.is_null() {
-                report_later();
-                return false;
+                return false; // an exception is set
             }
             ffi::Py_DECREF(answer);
             answer == ffi::Py_True()
@@ -194,7 +197,9 @@ impl Home {
     unsafe fn have_it_drained(py: Python<'_>, this: *const Self) {
         /// An exception may come in between (a signal handler's), after the loop has taken the call or before: so it is
         /// made again.
-        const ATTEMPTS: usize = 3;
+        const ATTEMPTS: usize = 10;
+        let mut raised = None;
+        let mut taken = false;
         // SAFETY: by the caller's promise; the functions are never freed.
         unsafe {
             for _ in 0..ATTEMPTS {
@@ -213,22 +218,30 @@ impl Home {
                     ffi::PyCFunction_NewEx(DRAIN.get(), drain, ptr::null_mut())
                 };
                 let called = unwind::call(functions.call.as_ptr(), [target, call]);
-                let taken = called == ffi::Py_True();
+                taken = called == ffi::Py_True();
                 if taken {
                     Drain::of(drain).state.store(TAKEN, Ordering::Relaxed); // Ordering: Relaxed, see `state`.
                 }
                 ffi::Py_XDECREF(drain);
-                if called.is_null() {
-                    report_later();
-                    continue;
+                if !called.is_null() {
+                    ffi::Py_DECREF(called);
+                    break;
                 }
-                ffi::Py_DECREF(called);
-                if taken {
-                    return;
+                // Not passed on before the call was made: it would come up in the next one.
+                let error = put_aside(py);
+                if raised.is_none() {
+                    raised = Some(error);
+                } else {
+                    error.discard();
                 }
-                break;
             }
-            (*this).bury(py);
+            if !taken {
+                (*this).bury(py);
+            }
+        }
+        if let Some(error) = raised {
+            error.restore(py);
+            report_later();
         }
     }
 
@@ -252,8 +265,7 @@ impl Home {
                 if raised.is_none() {
                     raised = Some(error);
                 } else {
-                    error.restore(py);
-                    report_later();
+                    error.discard();
                 }
             }
         }
@@ -297,12 +309,17 @@ impl Drop for Home {
     }
 }
 
-/// Passes the exception that is set on to where it can be raised: a peer was served by the call in which it came up.
+/// Passes the exception that is set, if one is, on to where it can be raised: a peer was served by the call in which it
+/// came up.
 fn report_later() {
+    // SAFETY: attached, as every caller is.
+    if unsafe { ffi::PyErr_Occurred() }.is_null() {
+        return;
+    }
     if boundary::is_main_thread() {
         boundary::raise_later();
     } else {
-        // SAFETY: attached, as every caller is, with an exception set.
+        // SAFETY: attached.
         unsafe { ffi::PyErr_WriteUnraisable(ptr::null_mut()) };
     }
 }
