@@ -221,10 +221,11 @@ def test_eager_tasks_wait_and_go_on(run: Run) -> None:
     async def main() -> None:
         factory: Any = getattr(asyncio, "eager_task_factory", None)
         asyncio.get_running_loop().set_task_factory(factory)
+        is_eager = asyncio.create_task(turns(0)).done()  # uvloop does not ask the factory on each version
         channel = Channel[int](1)
         receiver = asyncio.create_task(channel.arecv())
         ready = asyncio.create_task(channel.asend(5))
-        assert ready.done(), "it did not wait"
+        assert ready.done() == is_eager, "it did not wait"
         assert await receiver == 5
 
     run(main)
@@ -593,6 +594,7 @@ def test_a_wake_up_through_a_plain_callback_of_the_loop_arrives(run: Run) -> Non
     assert run(main) == 4
 
 
+@pytest.mark.thread_unsafe(reason="it replaces sys.unraisablehook")
 def test_the_caller_of_a_send_never_sees_an_error_of_the_loop(threads: Any) -> None:
     class Broken(asyncio.SelectorEventLoop):
         broken = False
@@ -853,6 +855,7 @@ def test_interrupts_while_a_thread_wakes_a_loop_lose_no_wake_up(run_program: Any
             try:
                 armed = True
                 there.send(value)
+                time.sleep(0)  # here comes one that was put off, because the value was delivered
                 armed = False
             except KeyboardInterrupt:
                 pass

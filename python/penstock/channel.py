@@ -23,9 +23,9 @@ class ChannelStats:
     sent: int
     """Values put in or handed over."""
     received: int
-    """Values taken out or handed over."""
+    """Values taken out or handed over, without those that came back."""
     dropped: int
-    """Values that the channel threw away; a channel that blocks throws none."""
+    """Values that were sent and that nobody will receive: they came back when no receiver was left."""
     send_waits: int
     """Sends that had to wait."""
     recv_waits: int

@@ -57,10 +57,27 @@ Take the oldest value if there is one now; never waits.\n\n\
 Raises:\n    Empty: it would have to wait.\n    ChannelClosed: the channel is closed and drained.\n";
 
 const ASEND_DOC: &CStr = c"asend($self, value, timeout=None)\n--\n\n\
-The awaitable form of `send`, for ``async def`` tasks.\n";
+The awaitable form of `send`: in an ``async def`` task, and in coroutines of asyncio and trio.\n\n\
+All of them stand in one line with tasks and threads. Timed out or cancelled, it has not sent, but for one case: asyncio may\n\
+cancel it after a receiver took the value, which then stays delivered, once.\n\n\
+Raises:\n    ChannelClosed: the channel was closed, before or while waiting.\n    \
+TimeoutError: ``timeout`` seconds passed first; 0 tries once.\n    ValueError: ``timeout`` is negative.\n    \
+RuntimeError: it would have to wait, and nothing of these runs here.\n\n\
+>>> import asyncio\n>>> from penstock import Channel\n>>> async def main() -> int:\n\
+...     numbers = Channel[int](capacity=1)\n...     await numbers.asend(7)\n...     return await numbers.arecv()\n\
+>>> asyncio.run(main())\n7\n";
 
 const ARECV_DOC: &CStr = c"arecv($self, /, timeout=None)\n--\n\n\
-The awaitable form of `recv`, for ``async def`` tasks.\n";
+The awaitable form of `recv`: in an ``async def`` task, and in coroutines of asyncio and trio.\n\n\
+All of them stand in one line with tasks and threads. Timed out or cancelled, it has taken nothing. Where asyncio cancels it\n\
+after it was handed a value, or closes its loop, that value goes to who waits next, or else to the next receive, before all\n\
+others: it counts in ``len()``, also above the capacity, and is still delivered after `close`.\n\n\
+Raises:\n    ChannelClosed: the channel is closed and drained.\n    \
+TimeoutError: ``timeout`` seconds passed first; 0 tries once.\n    ValueError: ``timeout`` is negative.\n    \
+RuntimeError: it would have to wait, and nothing of these runs here.\n\n\
+>>> import asyncio\n>>> from penstock import Channel, go\n>>> numbers = Channel[int]()\n\
+>>> async def main() -> int:\n...     sender = go(numbers.send, 7)\n...     received = await numbers.arecv()\n\
+...     await sender\n...     return received\n>>> asyncio.run(main())\n7\n";
 
 fn closed(py: Python<'_>) -> Raised {
     Failure::Closed.raise(py, "the channel is closed")
