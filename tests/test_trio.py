@@ -184,7 +184,7 @@ def test_random_cancels_lose_and_repeat_nothing(capacity: int, threads: Any) -> 
 
     async def receive() -> None:
         async for value in channel:
-            got.append(value)
+            got.append(value)  # noqa: PERF401 - it may be cancelled in between
 
     async def main() -> None:
         threads.start(send)
@@ -222,7 +222,7 @@ def test_a_burst_from_a_thread_is_one_call_into_trio(monkeypatch: pytest.MonkeyP
             for _ in range(50):
                 nursery.start_soon(receive)
             await trio.testing.wait_all_tasks_blocked()
-            sender = threading.Thread(target=lambda: [channel.send_nowait(value) for value in range(50)])
+            sender = threading.Thread(target=lambda: list(map(channel.send_nowait, range(50))))
             sender.start()
             sender.join()
         assert sorted(got) == list(range(50))

@@ -1,8 +1,8 @@
 """What one item from a thread into an asyncio coroutine costs, beside ``run_coroutine_threadsafe`` and janus.
 
-Each side is a function of a count that returns the nanoseconds it took, its loop included. The asyncio loop runs in a
-thread of its own and is warm; a burst of ``count`` items is over when the loop has all of them, a hop when the thread
-knows that the loop has the one item.
+Each side is a function of a count that returns the nanoseconds it took, its loop included. The asyncio loop
+runs in a thread of its own and is warm; a burst of ``count`` items is over when the loop has all of them, a
+hop when the thread knows that the loop has the one item.
 """
 
 import asyncio
@@ -194,26 +194,3 @@ class IntoAsyncio:
 
     def time_into_asyncio(self, side, way):
         self.run(self.count)
-
-
-def compare(rounds=15, count=1000):
-    """Prints medians, and the ratios to ``run_coroutine_threadsafe`` of the same round."""
-    from statistics import median
-
-    for way, name in enumerate(("burst", "hops")):
-        rows = {side: [] for side in SIDES}
-        for _ in range(rounds):
-            for side, runs in SIDES.items():
-                try:
-                    rows[side].append(runs[way](count) / count)
-                except ImportError:
-                    pass
-        base = rows["run_coroutine_threadsafe"]
-        for side, times in rows.items():
-            if times:
-                ratio = median(ours / theirs for ours, theirs in zip(times, base, strict=True))
-                print(f"{name:5}  {side:26} {median(times):9.0f} ns an item   x {ratio:.3f}")
-
-
-if __name__ == "__main__":
-    compare()

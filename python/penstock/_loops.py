@@ -1,7 +1,6 @@
 """What an operation that is awaited in asyncio or trio says in the terms of that library.
 
-Each function is called by the compiled module, in a loop of its library or for one. So the imports in them import
-nothing: where nobody else has imported a library, its loop does not run.
+Neither is imported here: where nobody else has imported a library, its loop does not run.
 """
 
 from __future__ import annotations
@@ -13,12 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import asyncio
 
-    import trio
-
 
 class _Wait(Protocol):
     def take_back(self) -> bool:
         """Ends the wait. ``False``: a peer has ended it, and will resume the coroutine."""
+        ...
+
+
+def _trio() -> Any:
+    """The module, which somebody has imported; without types, which nobody needs to have installed."""
+    return sys.modules["trio"]
 
 
 # --- asyncio ---
@@ -36,9 +39,8 @@ def call_in_asyncio(loop: asyncio.AbstractEventLoop, function: Callable[[], obje
 
 
 def steps_in_asyncio(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a task of ``loop`` is in its step on this thread, so that the loop does not wait for events."""
-    import asyncio
-
+    """Whether a task of ``loop`` is in its step on this thread: then the loop does not wait for events."""
+    asyncio = sys.modules["asyncio"]
     return asyncio._get_running_loop() is loop and asyncio.current_task(loop) is not None
 
 
@@ -46,10 +48,8 @@ def steps_in_asyncio(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def is_in_trio() -> bool:
-    """Whether this is called by a task of trio, and not by one of an asyncio loop that runs in it (trio-asyncio)."""
-    import trio
-
-    if not trio.lowlevel.in_trio_task():
+    """Whether a task of trio calls this, and not one of an asyncio loop that runs in it."""
+    if not _trio().lowlevel.in_trio_task():
         return False
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
@@ -57,7 +57,7 @@ def is_in_trio() -> bool:
     return asyncio.current_task() is None
 
 
-def trio_token() -> trio.lowlevel.TrioToken:
+def trio_token() -> Any:
     """What stands for trio's run.
 
     Raises:
@@ -65,41 +65,31 @@ def trio_token() -> trio.lowlevel.TrioToken:
     """
     if "trio.lowlevel" not in sys.modules or not is_in_trio():
         raise _no_loop()
-    import trio
-
-    return trio.lowlevel.current_trio_token()
+    return _trio().lowlevel.current_trio_token()
 
 
-def trio_task() -> trio.lowlevel.Task:
+def trio_task() -> Any:
     """The task that calls this."""
-    import trio
-
-    return trio.lowlevel.current_task()
+    return _trio().lowlevel.current_task()
 
 
-def call_in_trio(token: trio.lowlevel.TrioToken, function: Callable[[], object]) -> bool:
+def call_in_trio(token: Any, function: Callable[[], object]) -> bool:
     """Has trio call ``function``, from any thread. ``False``: its run is over."""
-    import trio
-
     try:
         token.run_sync_soon(function)
-    except trio.RunFinishedError:
+    except _trio().RunFinishedError:
         return False
     return True
 
 
-def steps_in_trio(token: trio.lowlevel.TrioToken) -> bool:
+def steps_in_trio(token: Any) -> bool:
     """Whether a task of that run is in its step on this thread."""
-    import trio
-
-    return trio.lowlevel.in_trio_task() and trio.lowlevel.current_trio_token() is token
+    return _trio().lowlevel.in_trio_task() and _trio().lowlevel.current_trio_token() is token
 
 
-def reschedule_in_trio(task: trio.lowlevel.Task) -> None:
+def reschedule_in_trio(task: Any) -> None:
     """Resumes a task that is in `wait_in_trio`."""
-    import trio
-
-    trio.lowlevel.reschedule(task)
+    _trio().lowlevel.reschedule(task)
 
 
 def wait_in_trio(wait: _Wait, seconds: float | None) -> Generator[Any, Any, None]:
@@ -108,26 +98,23 @@ def wait_in_trio(wait: _Wait, seconds: float | None) -> Generator[Any, Any, None
 
 
 async def _wait_in_trio(wait: _Wait, seconds: float | None) -> None:
-    import trio
-
-    def abort(_: object) -> trio.lowlevel.Abort:
-        # Where a peer was first, the call returns what it got, and the cancellation comes with the next checkpoint.
-        return trio.lowlevel.Abort.SUCCEEDED if wait.take_back() else trio.lowlevel.Abort.FAILED
+    def abort(_: object) -> Any:
+        # Where a peer was first, the call returns what it got; the cancellation comes at the next checkpoint.
+        return _trio().lowlevel.Abort.SUCCEEDED if wait.take_back() else _trio().lowlevel.Abort.FAILED
 
     if seconds is None:
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        await _trio().lowlevel.wait_task_rescheduled(abort)
     else:
-        with trio.move_on_after(seconds):
-            await trio.lowlevel.wait_task_rescheduled(abort)
+        with _trio().move_on_after(seconds):
+            await _trio().lowlevel.wait_task_rescheduled(abort)
 
 
 def checkpoint_in_trio(done: bool) -> Generator[Any, Any, None]:
-    """trio's rule for each of its calls: it can be cancelled before it has done anything, and lets others run."""
-    import trio
-
-    if done:
-        return trio.lowlevel.cancel_shielded_checkpoint().__await__()
-    return trio.lowlevel.checkpoint_if_cancelled().__await__()
+    """What trio wants of each call: it can be cancelled before it has done anything, and lets others run."""
+    lowlevel = _trio().lowlevel
+    checkpoint = lowlevel.cancel_shielded_checkpoint if done else lowlevel.checkpoint_if_cancelled
+    steps: Generator[Any, Any, None] = checkpoint().__await__()
+    return steps
 
 
 # --- either ---
@@ -139,14 +126,14 @@ def sleep(seconds: float) -> Generator[Any, Any, None]:
     Raises:
         RuntimeError: no loop runs here.
     """
+    library: Any
     if "trio.lowlevel" in sys.modules and is_in_trio():
-        import trio
-
-        return trio.sleep(seconds).__await__()
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or asyncio._get_running_loop() is None:
-        raise _no_loop()
-    steps: Generator[Any, Any, None] = asyncio.sleep(seconds).__await__()
+        library = _trio()
+    else:
+        library = sys.modules.get("asyncio")
+        if library is None or library._get_running_loop() is None:
+            raise _no_loop()
+    steps: Generator[Any, Any, None] = library.sleep(seconds).__await__()
     return steps
 
 
