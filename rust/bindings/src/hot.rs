@@ -46,7 +46,9 @@ impl Definition {
     }
 
     /// The end of a static class's methods.
-    pub const END: Self = Self(UnsafeCell::new(PyMethodDef::zeroed()));
+    pub const fn end() -> Self {
+        Self(UnsafeCell::new(PyMethodDef::zeroed()))
+    }
 
     /// An entry without arguments.
     pub const fn no_args(name: &'static CStr, entry: NoArgs, doc: &'static CStr) -> Self {

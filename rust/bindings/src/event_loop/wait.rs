@@ -53,14 +53,14 @@ impl LoopWait {
     /// Begins `pending`, and waits if it has to. `is_shown`: see [`show_sleeper`](super::show_sleeper).
     pub fn begin(
         py: Python<'_>,
-        home: Arc<Home>,
+        home: &Arc<Home>,
         mut pending: Box<dyn Pending>,
         patience: Patience,
         is_shown: bool,
     ) -> Result<Stepped, Raised> {
         loop {
-            let sleeper = new_sleeper(py, &home).map_err(|error| raise(py, error))?;
-            let waiter = LoopWaiter::new(&home, &sleeper, is_shown);
+            let sleeper = new_sleeper(py, home).map_err(|error| raise(py, error))?;
+            let waiter = LoopWaiter::new(home, &sleeper, is_shown);
             let (epoch, until) = match pending.begin(py, &waiter.waiter_ref())? {
                 Begun::Done(value) => return Ok(Stepped::Done(value)),
                 Begun::Waiting(epoch) => (epoch, None),
@@ -68,7 +68,7 @@ impl LoopWait {
             };
             waiter.put_call(Call { epoch, pending });
             let deadline = earlier(patience.deadline(), until);
-            let (timer, iterator) = match start_sleep(&home, &waiter, epoch, &sleeper, deadline) {
+            let (timer, iterator) = match start_sleep(home, &waiter, epoch, &sleeper, deadline) {
                 Ok(started) => started,
                 Err(error) => {
                     abandon(py, &waiter, None);
@@ -77,7 +77,7 @@ impl LoopWait {
             };
             drop(sleeper);
             let wait = Self {
-                home: Arc::clone(&home),
+                home: Arc::clone(home),
                 waiter,
                 patience,
                 is_shown,
@@ -99,7 +99,7 @@ impl LoopWait {
         match self.step_once(py, argument)? {
             Once::GaveUp(result, wait) => Ok(Stepped::GaveUp(result, wait)),
             Once::Done(value) => Ok(Stepped::Done(value)),
-            Once::Again(pending) => Self::begin(py, home, pending, patience, is_shown),
+            Once::Again(pending) => Self::begin(py, &home, pending, patience, is_shown),
         }
     }
 
@@ -118,7 +118,7 @@ impl LoopWait {
         match self.after(py, sent, result)? {
             Once::GaveUp(result, wait) => Ok(Stepped::GaveUp(result, wait)),
             Once::Done(value) => Ok(Stepped::Done(value)),
-            Once::Again(pending) => Self::begin(py, home, pending, patience, is_shown),
+            Once::Again(pending) => Self::begin(py, &home, pending, patience, is_shown),
         }
     }
 
@@ -233,11 +233,11 @@ fn start_sleep(
     let iterator = match home.library {
         Library::Asyncio => {
             if let Some(seconds) = seconds {
-                let expiry = Bound::new(py, taking_back())?;
+                let wait = Bound::new(py, taking_back())?;
                 // SAFETY: attached; the definition is static. The function has a reference of its own.
                 let expire = unsafe {
                     let function =
-                        ffi::PyCFunction_NewEx(EXPIRE.get(), expiry.as_ptr(), ptr::null_mut());
+                        ffi::PyCFunction_NewEx(EXPIRE.get(), wait.as_ptr(), ptr::null_mut());
                     Bound::from_owned_ptr_or_err(py, function)?
                 };
                 let running = sleeper.call_method0(intern!(py, "get_loop"))?;

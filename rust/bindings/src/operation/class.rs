@@ -234,13 +234,17 @@ static METHODS: [Definition; 4] = [
         close_method,
         c"close($self, /)\n--\n\nGive it up.",
     ),
-    Definition::END,
+    Definition::end(),
 ];
 
 /// The result of a step that is called as a method: every end is an exception.
 ///
 /// # Safety
 /// Attached.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it gives the references away"
+)]
 unsafe fn as_method(stepped: Result<Step, Raised>) -> *mut ffi::PyObject {
     match stepped {
         Ok(Step::GiveUp(value)) => value,

@@ -747,9 +747,9 @@ impl Operation {
         }
         let is_shown = matches!(self.what, What::Send(_) | What::Recv { .. });
         let pending = self.take_pending();
-        match LoopWait::begin(py, home, pending, self.patience, is_shown)? {
+        match LoopWait::begin(py, &home, pending, self.patience, is_shown)? {
             Stepped::Done(value) => give(self, value),
-            stepped => Ok(self.in_loop(stepped)),
+            stepped @ Stepped::GaveUp(..) => Ok(self.in_loop(stepped)),
         }
     }
 

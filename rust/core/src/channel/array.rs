@@ -459,7 +459,9 @@ impl<T, M: Mode> Array<T, M> {
             }
             Some((value, served))
         })?;
-        served.map(wake_handed);
+        if let Some(served) = served {
+            wake_handed(served);
+        }
         Some(value)
     }
 

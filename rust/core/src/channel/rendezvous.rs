@@ -76,7 +76,9 @@ impl<T, M: Mode> Rendezvous<T, M> {
 
     pub(super) fn try_recv(&self) -> Result<T, TryRecvError> {
         let (value, served) = self.0.with(State::take_over)?;
-        served.map(wake_handed);
+        if let Some(served) = served {
+            wake_handed(served);
+        }
         Ok(value)
     }
 
@@ -105,7 +107,9 @@ impl<T, M: Mode> Rendezvous<T, M> {
         });
         match begun {
             Ok((value, served)) => {
-                served.map(wake_handed);
+                if let Some(served) = served {
+                    wake_handed(served);
+                }
                 BeginRecv::Done(value)
             }
             Err(other) => other,
