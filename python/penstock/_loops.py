@@ -49,8 +49,15 @@ def steps_in_asyncio(loop: asyncio.AbstractEventLoop) -> bool:
 
 def is_in_trio() -> bool:
     """Whether a task of trio calls this, and not one of an asyncio loop that runs in it."""
-    if not _trio().lowlevel.in_trio_task():
-        return False
+    lowlevel = _trio().lowlevel
+    if hasattr(lowlevel, "in_trio_task"):
+        if not lowlevel.in_trio_task():
+            return False
+    else:  # an older release
+        try:
+            lowlevel.current_task()
+        except RuntimeError:
+            return False
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
         return True
@@ -84,7 +91,7 @@ def call_in_trio(token: Any, function: Callable[[], object]) -> bool:
 
 def steps_in_trio(token: Any) -> bool:
     """Whether a task of that run is in its step on this thread."""
-    return _trio().lowlevel.in_trio_task() and _trio().lowlevel.current_trio_token() is token
+    return is_in_trio() and _trio().lowlevel.current_trio_token() is token
 
 
 def reschedule_in_trio(task: Any) -> None:

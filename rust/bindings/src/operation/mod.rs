@@ -85,8 +85,8 @@ enum State {
     Waiting(Wait),
     /// Its task gave up its turn, and is queued again by its own step.
     Yielded,
-    /// A coroutine of an event loop waits in it.
-    InLoop(LoopWait),
+    /// A coroutine of an event loop waits in it. In a box, because a million of tasks may each be parked in one of these.
+    InLoop(Box<LoopWait>),
     /// A coroutine of an event loop steps through this, which is the loop's own.
     Delegated(Object, Then),
     Over,
@@ -773,7 +773,7 @@ impl Operation {
     fn in_loop(&mut self, stepped: Stepped) -> Step {
         match stepped {
             Stepped::GaveUp(result, wait) => {
-                self.state = State::InLoop(wait);
+                self.state = State::InLoop(Box::new(wait));
                 Step::GiveUp(result)
             }
             Stepped::Done(value) => Step::Return(value),
