@@ -11,7 +11,10 @@
 use std::{
     cell::Cell,
     ptr::NonNull,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicPtr, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -123,9 +126,23 @@ pub fn forget_thread(forked: Option<NonNull<TaskObject>>) {
             None => thread.as_ref().map(|thread| &thread.interrupts),
         }
     };
+    let here = ThreadWaiter::here();
     if let Some(interrupts) = interrupts {
-        ThreadWaiter::here().interrupts.adopt(interrupts);
+        here.interrupts.adopt(interrupts);
     }
+    // Ordering: Relaxed, the process has a single thread. The reference is never given back: scopes point there.
+    FORKED.store(Arc::into_raw(here.shared()).cast_mut(), Ordering::Relaxed);
+}
+
+/// In a forked child: the waiter of its main thread, or null.
+static FORKED: AtomicPtr<ThreadWaiter> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The main thread of a forked child, which goes on in the scopes that its parent's task or thread was in. `None` in a
+/// process that was not forked.
+pub fn forked_thread() -> Option<&'static ThreadWaiter> {
+    // Ordering: Relaxed, see `forget_thread`: other threads were started later.
+    // SAFETY: null or never freed.
+    unsafe { FORKED.load(Ordering::Relaxed).as_ref() }
 }
 
 /// What is waited for: a call, on an object that it keeps alive or on none.

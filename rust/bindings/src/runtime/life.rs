@@ -260,7 +260,7 @@ impl Life {
         loop {
             // Made before the lock: it may run a collection, which runs Python code.
             let last = match self.running() {
-                Some(scheduler) => Some(task::new_last(py, scheduler)?),
+                Some(scheduler) => Some(task::new_idle(py, scheduler)?),
                 None => None,
             };
             let mut state = lock(&self.state);

@@ -64,7 +64,7 @@ use crate::{
     },
     task::Task,
     topology::Layout,
-    wait::{Epoch, WaiterRef},
+    wait::{Epoch, WaiterRef, fork},
 };
 
 /// After how long a spare machine for which there was no thread is tried again: each try may cost the host a message.
@@ -108,6 +108,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Scheduler {
     host: &'static Host,
+    /// The process that it was made in: its threads are there.
+    generation: u32,
     /// As asked for. Written under the lock of `idle`.
     workers: AtomicUsize,
     fibers: bool,
@@ -182,6 +184,7 @@ impl Scheduler {
             .collect();
         let scheduler = Self {
             host: config.host,
+            generation: fork::generation(),
             workers: AtomicUsize::new(config.workers.max(1)),
             fibers: config.fibers,
             exclusive: config.exclusive,
@@ -219,6 +222,13 @@ impl Scheduler {
 
     pub fn fibers(&self) -> bool {
         self.fibers
+    }
+
+    /// Whether it is of this process. In a forked child its parent's is not: it runs nothing, and a thread that does not
+    /// exist there may hold any of its locks.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.generation == fork::generation()
     }
 
     fn new_worker(&self, slot: usize) -> &'static Worker {
