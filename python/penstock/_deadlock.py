@@ -48,7 +48,12 @@ def _something_outside(waiting_threads: int) -> bool:
     main = threading.main_thread().ident
     ours = {thread.ident for thread in threading.enumerate() if isinstance(thread, RuntimeThread)}
     others = [ident for ident in sys._current_frames() if ident != main and ident not in ours]
-    return len(others) != waiting_threads or any(_may_act(number) for number in signal.valid_signals())
+    # The threads of an executor that have no call are ours as well: they wait for somebody to submit one.
+    executors = sys.modules.get("penstock.executor")
+    resting = 0 if executors is None else executors._exit.resting_threads()
+    if resting is None:
+        return True
+    return len(others) - resting != waiting_threads or any(_may_act(number) for number in signal.valid_signals())
 
 
 def _may_act(number: int) -> bool:
@@ -71,16 +76,29 @@ def _parked() -> Iterator[tuple[Task[Any], str, FrameType | None]]:
     for task, call, subject, greenlet, thread in _core._parked_tasks():
         frame = greenlet.gr_frame if greenlet is not None else frames.get(idents.get(thread) or 0)
         yield task, _shown(call, subject), frame
-    # A coroutine task is parked in an operation that the innermost of its coroutines awaits. Those that
-    # `gc.freeze` has taken out of sight are not named.
-    objects: list[object] = gc.get_objects()
-    for awaiting in objects:
+    # A coroutine task is parked in an operation that the innermost of its coroutines awaits.
+    for awaiting in _all_objects():
         operation, frame = _SUSPENDED.get(type(awaiting), ("", ""))
         if operation:
             found = _core._wait_of(getattr(awaiting, operation))
             if found is not None:
                 task, call, subject = found
                 yield task, _shown(call, subject), getattr(awaiting, frame)
+
+
+def _all_objects() -> list[object]:
+    """What the collector knows, with what `gc.freeze` has taken out of its sight.
+
+    To see that, all of it is frozen anew: with what was made since, and survived the collection just before.
+    """
+    frozen = gc.get_freeze_count() != 0
+    if frozen:
+        gc.unfreeze()
+    try:
+        return gc.get_objects()
+    finally:
+        if frozen:
+            gc.freeze()
 
 
 _SUSPENDED: dict[type, tuple[str, str]] = {
