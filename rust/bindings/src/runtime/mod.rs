@@ -77,6 +77,7 @@ impl RuntimeObject {
             let message = format!("name must be None or a str, not {}", name.repr()?);
             return Err(PyTypeError::new_err(message));
         };
+        let settings = Box::leak(Box::new(settings));
         let life = Life::new(settings, Some(text.to_str()?.to_owned()));
         Ok(Self(Box::leak(Box::new(life))))
     }
@@ -192,7 +193,7 @@ pub fn _after_fork_in_child() {
     deadlock::forget_threads();
     host::forget_threads();
     blocking::forget_pool();
-    life::forget_all();
+    life::begin_in_child();
 }
 
 /// The task that forked has ended in the child, where it was an ordinary call of the main thread: with `result`, or

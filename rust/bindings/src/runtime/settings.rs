@@ -42,15 +42,16 @@ pub struct Settings {
     pub prewarm_tasks: usize,
 }
 
-impl Settings {
-    pub const DEFAULT: Self = Self {
-        workers: None,
-        numa: None,
-        pin: None,
-        parking: Parking::Auto,
-        prewarm_tasks: 0,
-    };
+/// Of the default runtime, unless `configure()` says otherwise.
+pub static DEFAULT: Settings = Settings {
+    workers: None,
+    numa: None,
+    pin: None,
+    parking: Parking::Auto,
+    prewarm_tasks: 0,
+};
 
+impl Settings {
     /// `given` are workers, numa, pin, parking and `prewarm_tasks`.
     pub fn new(given: &Bound<'_, PyTuple>) -> PyResult<Self> {
         let given: [Bound<'_, PyAny>; 5] = given.extract()?;
