@@ -283,6 +283,11 @@ impl Caller {
         }
     }
 
+    /// Whether it is in a deadline, which will end the next wait.
+    pub fn has_deadline(&self) -> bool {
+        self.interrupts().limit(None).is_some()
+    }
+
     /// Whether somebody wants to interrupt the next wait.
     #[inline]
     pub fn interrupt_pending(&self) -> bool {

@@ -23,11 +23,12 @@ use pyo3::{
 
 use crate::{blocking, boundary, deadlock, hot::Definition, interpreter, task::TaskObject};
 
-use self::{life::Life, settings::Settings};
 pub use self::{
+    host::{count_thread, thread_ended},
     life::{is_over, machines, over, quiescence},
     settings::{MAX_WORKERS, workers_from_environment},
 };
+use self::{life::Life, settings::Settings};
 
 /// The functions of the module.
 pub fn functions() -> impl Iterator<Item = &'static [Definition]> {
