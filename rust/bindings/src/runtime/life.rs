@@ -213,10 +213,12 @@ impl Life {
                 "parking=\"fiber\" was asked for, and fibers do not work here: {obstacle}"
             )));
         }
+        let workers = self.workers_asked()?;
         let exclusive = cfg!(not(Py_GIL_DISABLED));
         let scheduler = Scheduler::new(Config {
             host: &host::HOST,
-            workers: self.workers_to_start_with()?,
+            workers: workers.unwrap_or_else(settings::budget),
+            budget: workers.is_none().then_some(settings::budget),
             fibers: settings.parking != Parking::Thread && obstacle.is_none(),
             exclusive,
             stall_after,
@@ -262,15 +264,16 @@ impl Life {
     pub fn workers(&self) -> PyResult<usize> {
         match self.running() {
             Some(scheduler) => Ok(scheduler.workers()),
-            None => self.workers_to_start_with(),
+            None => Ok(self.workers_asked()?.unwrap_or_else(settings::budget)),
         }
     }
 
-    fn workers_to_start_with(&self) -> PyResult<usize> {
+    /// How many somebody has asked for; `None`: as many as the machine has for it.
+    fn workers_asked(&self) -> PyResult<Option<usize>> {
         // Ordering: Relaxed, a number of its own.
         match self.workers_set.load(Ordering::Relaxed) {
             0 => self.settings().workers(),
-            set => Ok(set),
+            set => Ok(Some(set)),
         }
     }
 

@@ -69,14 +69,16 @@ impl Settings {
         })
     }
 
-    /// How many run at once.
-    pub fn workers(&self) -> PyResult<usize> {
-        let asked = workers_from_environment()?;
-        Ok(self
-            .workers
-            .or(asked)
-            .unwrap_or_else(|| CpuBudget::detect().workers().min(MAX_WORKERS)))
+    /// How many somebody has asked for; `None` leaves it to the machine.
+    pub fn workers(&self) -> PyResult<Option<usize>> {
+        let from_environment = workers_from_environment()?;
+        Ok(self.workers.or(from_environment))
     }
+}
+
+/// How many workers this process may have now.
+pub fn budget() -> usize {
+    CpuBudget::detect().workers().min(MAX_WORKERS)
 }
 
 /// Where the workers go: seats for as many as there may ever be, where more than one may run.

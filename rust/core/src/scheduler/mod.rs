@@ -93,6 +93,9 @@ pub struct Config {
     pub host: &'static Host,
     /// How many run at once.
     pub workers: usize,
+    /// How many it may have now, at any time: asked each second while something runs, by the monitor, and followed until
+    /// somebody else says how many there are to be. `None`: it keeps what it has.
+    pub budget: Option<fn() -> usize>,
     /// Tasks park as fibers of their thread; otherwise each keeps its thread.
     pub fibers: bool,
     /// The embedder lets one thread run at a time (the GIL), so submitting needs no fence.
@@ -112,6 +115,9 @@ pub struct Scheduler {
     generation: u32,
     /// As asked for. Written under the lock of `idle`.
     workers: AtomicUsize,
+    budget: Option<fn() -> usize>,
+    /// Nobody has said how many workers there are to be. Written under the lock of `idle`.
+    follows_budget: AtomicBool,
     fibers: bool,
     exclusive: bool,
     stall_after: Duration,
@@ -186,6 +192,8 @@ impl Scheduler {
             host: config.host,
             generation: fork::generation(),
             workers: AtomicUsize::new(config.workers.max(1)),
+            budget: config.budget,
+            follows_budget: AtomicBool::new(config.budget.is_some()),
             fibers: config.fibers,
             exclusive: config.exclusive,
             stall_after: config.stall_after,

@@ -40,6 +40,7 @@ fn scheduler() -> &'static Scheduler {
         fibers: false,
         exclusive: false,
         stall_after: STALL_AFTER,
+        budget: None,
         trace: None,
         layout: Layout::flat(1),
     })

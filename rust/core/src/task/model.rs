@@ -45,6 +45,7 @@ impl Coroutine {
             fibers: false,
             exclusive: false,
             stall_after: STALL_AFTER,
+            budget: None,
             trace: None,
             layout: Layout::flat(1),
         });

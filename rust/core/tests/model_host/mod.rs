@@ -51,6 +51,7 @@ pub fn scheduler(workers: usize) -> &'static Scheduler {
         fibers: false,
         exclusive: false,
         stall_after: STALL_AFTER,
+        budget: None,
         trace: None,
         layout: Layout::flat(workers),
     })

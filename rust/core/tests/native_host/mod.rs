@@ -51,6 +51,7 @@ impl Runtime {
             fibers: way.fibers,
             exclusive: way.gil,
             stall_after: Duration::from_millis(50),
+            budget: None,
             trace: None,
             layout: layout(way),
         }))

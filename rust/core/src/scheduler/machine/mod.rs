@@ -647,6 +647,7 @@ impl Machine {
             Some(Order::TakeOver(mission)) => scheduler.take_over(self, &mission),
             // SAFETY: on a machine's thread, and nothing with a destructor is alive here.
             Some(Order::Report(stall)) => unsafe { (scheduler.host.on_stall)(&stall) },
+            Some(Order::Resize(workers)) => scheduler.follow_budget(workers),
             None => {}
         }
         if let Some(worker) = self.worker() {
