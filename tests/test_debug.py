@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -195,6 +196,41 @@ def test_a_stall_is_logged_once_with_the_task_its_line_and_how_many_wait(
     assert said.startswith(f"penstock WARNING {name} has kept its thread for more than {limit} s at ")
     waiting = {"1": "1 parked task has", "2": "2 parked tasks have"}[behind]
     assert re.search(rf"threading\.py:\d+ in \w+: {waiting} to wait for it", said), said
+
+
+@pytest.mark.skipif("t" in sys.abiflags, reason="holds the GIL to let the report come at a known moment")
+def test_a_stall_is_not_reported_once_the_interpreter_is_about_to_exit(run_program: Any) -> None:
+    """The monitor has sent a machine with the report, which waits for the GIL until the end has begun."""
+    run_program(
+        """
+        import penstock
+        penstock.configure(workers=1, parking="fiber")
+        channel, threads = penstock.Channel(), []
+        def parks():
+            threads.append(threading.get_ident())
+            channel.recv()
+        def blocks():
+            if threading.get_ident() not in threads:
+                return False
+            sys.setswitchinterval(3600)
+            sleeps.set()
+            time.sleep(3600)
+        sleeps = threading.Event()
+        parked = [penstock.go(parks) for _ in range(2)]
+        while not sleeps.is_set():
+            task = penstock.go(blocks)
+            try:
+                task.result(timeout=0.2)
+            except TimeoutError:
+                pass
+        # The exit waits for this one, with the GIL let go of. It begins right after the report was sent.
+        threading.Thread(target=time.sleep, args=(1,)).start()
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            pass
+        """,
+        env={"PENSTOCK_STALL": "0.5"},
+    )
 
 
 # ---- bad values ----
