@@ -353,7 +353,9 @@ def test_a_call_that_counts_on_a_thread_which_does_not_start_is_refused_too(run_
     )
 
 
-def test_a_nested_call_without_a_thread_is_made_on_the_callers_in_a_context_of_its_own(run_program: Any) -> None:
+def test_a_nested_call_without_a_thread_is_made_on_the_callers_in_a_context_of_its_own(
+    run_program: Any,
+) -> None:
     run_program(
         """
         import contextvars, penstock

@@ -311,7 +311,9 @@ def test_a_forked_child_does_not_wait_for_its_parents_threads(run_program: Any) 
     )
 
 
-def test_a_forked_child_goes_on_with_threads_of_its_own_and_parents_calls_fail_there(run_program: Any) -> None:
+def test_a_forked_child_goes_on_with_threads_of_its_own_and_parents_calls_fail_there(
+    run_program: Any,
+) -> None:
     run_program(
         """
         import warnings, penstock

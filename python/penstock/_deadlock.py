@@ -53,7 +53,9 @@ def _something_outside(waiting_threads: int) -> bool:
     resting = 0 if executors is None else executors._exit.resting_threads()
     if resting is None:
         return True
-    return len(others) - resting != waiting_threads or any(_may_act(number) for number in signal.valid_signals())
+    return len(others) - resting != waiting_threads or any(
+        _may_act(number) for number in signal.valid_signals()
+    )
 
 
 def _may_act(number: int) -> bool:

@@ -198,7 +198,9 @@ def _make(
     try:
         result = fn(*args, **kwargs)
         if forks != _forked.forks:
-            _forked.end_child(None)  # the call has forked, and this is the child: the thread is no thread of ours
+            _forked.end_child(
+                None
+            )  # the call has forked, and this is the child: the thread is no thread of ours
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
         if forks != _forked.forks:
             _forked.end_child(error)

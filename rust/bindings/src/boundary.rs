@@ -31,7 +31,7 @@ use crate::{
     fiber, interpreter,
     interrupt::Interrupts,
     task::{Kind, TaskObject},
-    unwind,
+    tracer, unwind,
 };
 
 /// How long the main thread sleeps at most before it looks for signals.
@@ -363,7 +363,12 @@ impl Caller {
             Caller::Task { machine, .. } => {
                 // SAFETY: in the task, on its machine's thread; the frames are the caller's promise.
                 let resumed = unsafe { machine.yield_now() };
-                if resumed { Ok(()) } else { Err(Raised) }
+                if !resumed {
+                    return Err(Raised);
+                }
+                // SAFETY: as above.
+                unsafe { tracer::task_goes_on(py) };
+                Ok(())
             }
             Caller::Thread(..) | Caller::Blocked { .. } => {
                 // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
@@ -437,6 +442,8 @@ unsafe fn park(
         let waiter = unsafe { task.as_ref() }.core().waiter();
         if resumed {
             if let Some(outcome) = waiter.outcome(epoch) {
+                // SAFETY: in the task, attached; the frames are the caller's promise.
+                unsafe { tracer::task_goes_on(Python::assume_attached()) };
                 return Ok(outcome);
             }
             continue; // somebody else switched to the greenlet

@@ -24,6 +24,7 @@ mod scope;
 mod stall;
 mod task;
 mod topology;
+mod tracer;
 mod unwind;
 
 use pyo3::{ffi, prelude::*, types::PyType};

@@ -19,7 +19,7 @@ use super::{
     life::{Life, is_over},
     settings,
 };
-use crate::{boundary, fiber, hot::Definition, stall, task, unwind};
+use crate::{boundary, fiber, hot::Definition, stall, task, tracer, unwind};
 
 pub static HOST: Host = Host {
     switch: fiber::switch,
@@ -41,6 +41,7 @@ static START_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 pub fn prepare(py: Python<'_>) -> PyResult<()> {
     MAX_THREADS.store(settings::max_threads()?, Ordering::Relaxed); // Ordering: Relaxed, a number of its own.
     stall::load(py)?;
+    tracer::load(py)?;
     START_THREAD.get_or_try_init(py, || {
         PyResult::Ok(py.import("penstock._threads")?.getattr("start")?.unbind())
     })?;
