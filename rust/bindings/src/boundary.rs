@@ -29,7 +29,7 @@ use crate::{
     deadlock, debug,
     error::{Failure, Raised, raise},
     fiber, interpreter,
-    interrupt::Interrupts,
+    interrupt::{Interrupts, earlier},
     task::{Kind, TaskObject},
     tracer, unwind,
 };
@@ -487,10 +487,7 @@ unsafe fn block(
             return Ok(Outcome::TimedOut);
         }
         let slice = is_main.then(|| now + SIGNAL_SLICE);
-        let until = match (deadline, slice) {
-            (Some(deadline), Some(slice)) => Some(deadline.min(slice)),
-            (one, other) => one.or(other),
-        };
+        let until = earlier(deadline, slice);
         // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
         unsafe {
             let state = ffi::PyEval_SaveThread();

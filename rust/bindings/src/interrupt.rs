@@ -234,10 +234,7 @@ impl Interrupts {
             }
             scopes.first()?.at
         });
-        match (own, first.flatten()) {
-            (Some(own), Some(first)) => Some(own.min(first)),
-            (one, other) => one.or(other),
-        }
+        earlier(own, first.flatten())
     }
 
     /// A wait has ended at its [`limit`](Self::limit): raises the deadline that it was, if it was not `own`.
@@ -354,5 +351,13 @@ fn raise_marked(class: &Bound<'_, PyType>, message: &str, scope: ScopeId) -> Rai
     });
     match marked {
         Ok(error) | Err(error) => raise(py, error),
+    }
+}
+
+/// The first of two moments that may both never come.
+pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }

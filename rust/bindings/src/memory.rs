@@ -21,7 +21,7 @@ use std::{io, os::raw::c_int, sync::Arc};
 
 use penstock_core::{
     memory::{AcquireError, Begun, Block, Pool, PoolOptions, Stake, TryAcquireError},
-    sync::{Mode, Ordering, Word},
+    sync::{self, Ordering, Word},
     wait::{Entry, Outcome, WaiterRef},
 };
 use pyo3::{
@@ -35,29 +35,13 @@ use pyo3::{
 };
 
 use crate::{
-    boundary::Caller,
     convert::{Passed, Patience, parse},
     error::{Failure, Raised, raise},
     hot::{self, Definition},
-    operation,
+    mode::{Mode, mode},
+    object::Object,
+    pending::{self, Next, Pending},
 };
-
-#[cfg(not(Py_GIL_DISABLED))]
-use penstock_core::sync::Exclusive as Guard;
-#[cfg(Py_GIL_DISABLED)]
-use penstock_core::sync::Shared as Guard;
-
-#[cfg(Py_GIL_DISABLED)]
-fn guard() -> Guard {
-    Guard
-}
-
-#[cfg(not(Py_GIL_DISABLED))]
-fn guard() -> Guard {
-    // SAFETY: pools are used and dropped by the methods and deallocators of Python objects, which run with
-    // the GIL held; none of them lets go of it while it is inside the pool.
-    unsafe { Guard::promise() }
-}
 
 /// Puts the classes' raw entries in place.
 pub fn add(py: Python<'_>) -> PyResult<()> {
@@ -166,7 +150,7 @@ impl BufferStats {
 /// (0, 1024)
 #[pyclass(frozen, weakref, module = "penstock")]
 pub struct BufferPool {
-    pool: Pool<Guard>,
+    pool: Pool<Mode>,
 }
 
 #[pymethods]
@@ -191,7 +175,7 @@ impl BufferPool {
             })?,
         };
         Ok(Self {
-            pool: Pool::new(guard(), PoolOptions { max_bytes, zero }),
+            pool: Pool::new(mode(), PoolOptions { max_bytes, zero }),
         })
     }
 
@@ -261,7 +245,7 @@ pub struct Buffer {
     block: Block,
     pool: Py<BufferPool>,
     /// `exports << 1 | released`; any thread that uses the buffer changes it.
-    word: <Guard as Mode>::Word,
+    word: <Mode as sync::Mode>::Word,
 }
 
 impl Buffer {
@@ -523,8 +507,13 @@ unsafe extern "C-unwind" fn acquire(
             timed_out(py, request.nbytes);
             std::ptr::null_mut()
         }
-        // SAFETY: attached; nothing here has a destructor.
-        Err(TryAcquireError::Full) => unsafe { acquire_waiting(py, this, request) },
+        Err(TryAcquireError::Full) => {
+            // SAFETY: in a raw entry of the pool `this`; nothing here has a destructor.
+            unsafe {
+                let acquire = Box::new(Acquire::new(this, request.nbytes));
+                pending::run(py, acquire, request.patience).unwrap_or(std::ptr::null_mut())
+            }
+        }
         Err(TryAcquireError::TooLarge) => {
             too_large(py, pool, request.nbytes);
             std::ptr::null_mut()
@@ -534,41 +523,6 @@ unsafe extern "C-unwind" fn acquire(
             std::ptr::null_mut()
         }
     }
-}
-
-/// # Safety
-/// Attached, in a method of the pool `this`, with nothing alive in the frames above that has a destructor.
-#[cold]
-unsafe fn acquire_waiting(
-    py: Python<'_>,
-    this: *mut ffi::PyObject,
-    request: Request,
-) -> *mut ffi::PyObject {
-    let Ok(caller) = Caller::here(py, "BufferPool.acquire()", "await pool.aacquire()") else {
-        return std::ptr::null_mut();
-    };
-    let caller = caller.on(this);
-    let result = match begin_acquire(py, this, request.nbytes, &caller.waiter_ref()) {
-        Ok(Wait::Over(buffer)) => buffer,
-        Ok(Wait::On(entry)) => {
-            // SAFETY: the entry is held by the pointer; nothing here has a destructor.
-            let ended = unsafe { caller.wait((*entry).epoch, request.patience.deadline()) };
-            // SAFETY: made by `Arc::into_raw`, and given up here.
-            let entry = unsafe { Arc::from_raw(entry) };
-            let outcome = ended.unwrap_or(Outcome::Interrupted);
-            finish_acquire(py, this, request.nbytes, &entry, outcome, || {
-                if ended.is_err() {
-                    Raised
-                } else {
-                    caller.raise_interrupt(py)
-                }
-            })
-            .unwrap_or(std::ptr::null_mut())
-        }
-        Err(Raised) => std::ptr::null_mut(),
-    };
-    caller.done(py);
-    result
 }
 
 /// `BufferPool.aacquire(nbytes, *, timeout=None)`
@@ -584,92 +538,109 @@ unsafe extern "C-unwind" fn aacquire(
         let Ok(request) = Request::parse(py, "aacquire", arguments, count, keywords) else {
             return std::ptr::null_mut();
         };
-        operation::new_acquire(this, request.nbytes, request.patience)
+        let acquire = Box::new(Acquire::new(this, request.nbytes));
+        pending::awaitable(py, acquire, request.patience)
     }
 }
 
-/// What there is to wait for, as a pointer: nothing with a destructor may be alive across a wait.
-#[derive(Clone, Copy)]
-pub enum Wait {
-    Over(*mut ffi::PyObject),
-    /// A reference of an `Arc`.
-    On(*const Entry<Stake>),
-}
-
-/// Lends a buffer at once. `None`: it would have to wait.
-///
-/// `this` is a pool, here and below.
-pub fn try_acquire(
-    py: Python<'_>,
-    this: *mut ffi::PyObject,
+/// A call of `acquire` that found the pool full, or of `aacquire`.
+struct Acquire {
+    pool: Object,
     nbytes: usize,
-) -> Result<Option<*mut ffi::PyObject>, Raised> {
-    // SAFETY: a pool that the caller holds.
-    let pool = unsafe { pool_of(py, &this) };
-    match pool.pool.try_acquire(nbytes) {
-        Ok(block) => lent(lend(py, this, block)).map(Some),
-        Err(TryAcquireError::Full) => Ok(None),
-        Err(TryAcquireError::TooLarge) => Err(too_large(py, pool, nbytes)),
-        Err(TryAcquireError::Failed(error)) => Err(failed(py, error)),
+    entry: Option<Arc<Entry<Stake>>>,
+}
+
+impl Acquire {
+    /// # Safety
+    /// `pool` is one, alive; attached.
+    unsafe fn new(pool: *mut ffi::PyObject, nbytes: usize) -> Self {
+        Self {
+            // SAFETY: alive, by the caller's promise.
+            pool: unsafe { Object::new(pool) },
+            nbytes,
+            entry: None,
+        }
+    }
+
+    fn pool<'a>(&self, py: Python<'a>) -> &'a BufferPool {
+        let pool = self.pool.as_ptr();
+        // SAFETY: a pool that this keeps alive; the callers use the result while they have this.
+        unsafe { &*std::ptr::from_ref(pool_of(py, &pool)) }
+    }
+
+    fn lend(&self, py: Python<'_>, block: Block) -> Result<*mut ffi::PyObject, Raised> {
+        let buffer = lend(py, self.pool.as_ptr(), block);
+        if buffer.is_null() {
+            Err(Raised)
+        } else {
+            Ok(buffer)
+        }
     }
 }
 
-/// Lends a buffer, or arms the waiter and leaves an entry in the pool's line.
-pub fn begin_acquire(
-    py: Python<'_>,
-    this: *mut ffi::PyObject,
-    nbytes: usize,
-    waiter: &WaiterRef,
-) -> Result<Wait, Raised> {
-    // SAFETY: a pool that the caller holds.
-    let pool = unsafe { pool_of(py, &this) };
-    match pool.pool.begin_acquire(nbytes, waiter) {
-        Begun::Done(block) => lent(lend(py, this, block)).map(Wait::Over),
-        Begun::Waiting(entry) => Ok(Wait::On(Arc::into_raw(entry))),
-        Begun::TooLarge => Err(too_large(py, pool, nbytes)),
-        Begun::Failed(error) => Err(failed(py, error)),
+impl Pending for Acquire {
+    fn call(&self) -> &'static str {
+        "BufferPool.acquire()"
     }
-}
 
-/// Ends a wait that [`begin_acquire`] began and that had `outcome`: a new reference to the buffer.
-pub fn finish_acquire(
-    py: Python<'_>,
-    this: *mut ffi::PyObject,
-    nbytes: usize,
-    entry: &Arc<Entry<Stake>>,
-    outcome: Outcome,
-    interrupted: impl FnOnce() -> Raised,
-) -> Result<*mut ffi::PyObject, Raised> {
-    // SAFETY: a pool that the caller holds.
-    let pool = unsafe { pool_of(py, &this) };
-    match pool.pool.finish_acquire(entry, outcome) {
-        Ok(block) => lent(lend(py, this, block)),
-        Err(AcquireError::Timeout) => Err(timed_out(py, nbytes)),
-        Err(AcquireError::Failed(error)) => Err(failed(py, error)),
-        Err(AcquireError::Interrupted) => Err(interrupted()),
+    fn awaitable(&self) -> &'static str {
+        "await pool.aacquire()"
     }
-}
 
-/// Ends a wait whose result nobody wants any more: what it was handed goes to the next in line.
-pub fn abandon_acquire(
-    py: Python<'_>,
-    this: *mut ffi::PyObject,
-    entry: &Arc<Entry<Stake>>,
-    outcome: Outcome,
-) {
-    // SAFETY: a pool that the caller holds.
-    let pool = &unsafe { pool_of(py, &this) }.pool;
-    if let Ok(block) = pool.finish_acquire(entry, outcome) {
-        // SAFETY: it came from this pool just now, and nobody else knows it.
-        unsafe { pool.release(block) };
+    fn subject(&self) -> *mut ffi::PyObject {
+        self.pool.as_ptr()
     }
-}
 
-fn lent(buffer: *mut ffi::PyObject) -> Result<*mut ffi::PyObject, Raised> {
-    if buffer.is_null() {
-        Err(Raised)
-    } else {
-        Ok(buffer)
+    fn try_now(&mut self, py: Python<'_>) -> Result<Option<*mut ffi::PyObject>, Raised> {
+        match self.pool(py).pool.try_acquire(self.nbytes) {
+            Ok(block) => self.lend(py, block).map(Some),
+            Err(TryAcquireError::Full) => Ok(None),
+            Err(TryAcquireError::TooLarge) => Err(too_large(py, self.pool(py), self.nbytes)),
+            Err(TryAcquireError::Failed(error)) => Err(failed(py, error)),
+        }
+    }
+
+    fn begin(&mut self, py: Python<'_>, waiter: &WaiterRef) -> Result<pending::Begun, Raised> {
+        match self.pool(py).pool.begin_acquire(self.nbytes, waiter) {
+            Begun::Done(block) => self.lend(py, block).map(pending::Begun::Done),
+            Begun::Waiting(entry) => {
+                let epoch = entry.epoch;
+                self.entry = Some(entry);
+                Ok(pending::Begun::Waiting(epoch))
+            }
+            Begun::TooLarge => Err(too_large(py, self.pool(py), self.nbytes)),
+            Begun::Failed(error) => Err(failed(py, error)),
+        }
+    }
+
+    fn finish(&mut self, py: Python<'_>, outcome: Outcome) -> Result<Next, Raised> {
+        let Some(entry) = self.entry.take() else {
+            return Ok(Next::Over);
+        };
+        match self.pool(py).pool.finish_acquire(&entry, outcome) {
+            Ok(block) => self.lend(py, block).map(Next::Done),
+            Err(AcquireError::Timeout | AcquireError::Interrupted) => Ok(Next::Over),
+            Err(AcquireError::Failed(error)) => Err(failed(py, error)),
+        }
+    }
+
+    fn abandon(&mut self, py: Python<'_>, outcome: Outcome) {
+        let Some(entry) = self.entry.take() else {
+            return;
+        };
+        let pool = &self.pool(py).pool;
+        if let Ok(block) = pool.finish_acquire(&entry, outcome) {
+            // SAFETY: it came from this pool just now, and nobody else knows it.
+            unsafe { pool.release(block) };
+        }
+    }
+
+    fn timed_out(&self, py: Python<'_>) -> Raised {
+        timed_out(py, self.nbytes)
+    }
+
+    fn traverse(&self, visit: &mut dyn FnMut(*mut ffi::PyObject)) {
+        visit(self.pool.as_ptr());
     }
 }
 
@@ -839,7 +810,7 @@ fn too_large(py: Python<'_>, pool: &BufferPool, nbytes: usize) -> Raised {
 }
 
 #[cold]
-pub fn timed_out(py: Python<'_>, nbytes: usize) -> Raised {
+fn timed_out(py: Python<'_>, nbytes: usize) -> Raised {
     let message = format!("no {nbytes} bytes were released in time");
     Failure::TimedOut.raise(py, &message)
 }

@@ -347,16 +347,20 @@ unsafe extern "C" fn traverse(
             What::Send(Some(value)) => value.as_ptr(),
             _ => ptr::null_mut(),
         };
-        for pointer in [this.subject, delegate, value] {
-            if !pointer.is_null() {
-                let stop = visit(pointer, argument);
-                if stop != 0 {
-                    return stop;
-                }
+        let mut stop = 0;
+        let mut show = |pointer: *mut ffi::PyObject| {
+            if !pointer.is_null() && stop == 0 {
+                stop = visit(pointer, argument);
             }
+        };
+        for pointer in [this.subject, delegate, value] {
+            show(pointer);
         }
+        if let What::Pending(pending) = &this.what {
+            pending.traverse(&mut show);
+        }
+        stop
     }
-    0
 }
 
 unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {

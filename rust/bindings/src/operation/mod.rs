@@ -22,7 +22,6 @@ use std::{
 
 use penstock_core::{
     channel::{BeginRecv, BeginSend, RecvError, SendError, TryRecvError, TrySendError},
-    memory::Stake,
     task::BeginJoin,
     wait::{Entry, Epoch, InPlace, Outcome},
 };
@@ -40,8 +39,10 @@ use crate::{
     convert::Patience,
     debug,
     error::{Failure, Raised, raise},
-    interpreter, memory,
+    interpreter,
+    interrupt::earlier,
     object::Object,
+    pending::{self, Next, Pending},
     task::{Kind, Take, TaskObject},
     unwind,
 };
@@ -54,10 +55,9 @@ enum What {
         iterates: bool,
     },
     Join(Take),
-    /// A buffer of so many bytes.
-    Acquire(usize),
     /// A call of the blocking pool, made by the first step and joined.
     Call,
+    Pending(Box<dyn Pending>),
     Sleep,
     Yield,
 }
@@ -70,7 +70,7 @@ impl What {
             What::Recv { .. } => "Channel.arecv()",
             What::Join(_) => "the await of a task",
             What::Call => "penstock.ablocking()",
-            What::Acquire(_) => "BufferPool.aacquire()",
+            What::Pending(pending) => pending.call(),
             What::Sleep | What::Yield => "penstock.asleep()",
         }
     }
@@ -90,6 +90,8 @@ enum State {
 struct Wait {
     epoch: Epoch,
     entry: LeftEntry,
+    /// It is timed out then in any case.
+    until: Option<Instant>,
 }
 
 /// How the second try went, the one that leaves an entry.
@@ -103,10 +105,7 @@ enum LeftEntry {
     /// In the operation's own object.
     Value,
     Join(Arc<Entry<()>>),
-    Memory {
-        entry: Arc<Entry<Stake>>,
-        nbytes: usize,
-    },
+    /// What there is has the `Pending`.
     None,
 }
 
@@ -116,7 +115,7 @@ type Room = NonNull<MaybeUninit<Entry<Object>>>;
 /// The Rust part of the object.
 struct Operation {
     what: What,
-    /// The channel, the task, the pool, or the call; null for a sleep.
+    /// The channel, the task, or the call; null for what has none, or keeps it alive itself.
     subject: *mut ffi::PyObject,
     patience: Patience,
     state: State,
@@ -223,17 +222,14 @@ pub unsafe fn new_next(channel: *mut ffi::PyObject) -> *mut ffi::PyObject {
     unsafe { new(What::Recv { iterates: true }, channel, Patience::Forever) }
 }
 
-/// `pool.aacquire(nbytes)`.
-///
-/// # Safety
-/// Attached; the pool is alive.
-pub unsafe fn new_acquire(
-    pool: *mut ffi::PyObject,
-    nbytes: usize,
+/// A call that is made by being awaited.
+pub fn new_pending(
+    _: Python<'_>,
+    pending: Box<dyn Pending>,
     patience: Patience,
 ) -> *mut ffi::PyObject {
-    // SAFETY: alive, by the caller's promise.
-    unsafe { new(What::Acquire(nbytes), pool, patience) }
+    // SAFETY: attached.
+    unsafe { new(What::Pending(pending), ptr::null_mut(), patience) }
 }
 
 /// `asleep(seconds)`; for no time at all it gives up the turn.
@@ -306,7 +302,10 @@ pub fn wait_of(object: &Bound<'_, PyAny>) -> Option<ParkedIn> {
         let State::Waiting(_) = operation.state else {
             return None;
         };
-        let subject = operation.subject;
+        let subject = match &operation.what {
+            What::Pending(pending) => pending.subject(),
+            _ => operation.subject,
+        };
         // SAFETY: its task is parked in it, so both are alive.
         unsafe {
             let subject = (!subject.is_null()).then(|| Object::new(subject));
@@ -348,12 +347,14 @@ impl Operation {
             State::Waiting(wait) => {
                 // SAFETY: the task is in its step, so it is alive.
                 let outcome = unsafe { (*self.task).core().waiter().outcome(wait.epoch) };
-                if let Some(outcome) = outcome {
-                    self.finish(py, &wait, outcome)
-                } else {
+                let Some(outcome) = outcome else {
                     // Stepped by somebody else than its task.
                     self.state = State::Waiting(wait);
-                    Ok(marker(&PARKED))
+                    return Ok(marker(&PARKED));
+                };
+                match self.finish(py, &wait, outcome)? {
+                    Some(value) => Ok(Step::Return(value)),
+                    None => self.begin_or_park(py),
                 }
             }
             State::Yielded => Ok(Step::Return(py.None().into_ptr())),
@@ -374,7 +375,7 @@ impl Operation {
             unsafe { task.as_ref() }.kind() == Kind::Coroutine
         });
         let may_wait = self.patience != Patience::None || matches!(self.what, What::Yield);
-        let (Some((machine, task, _)), true) = (running, may_wait) else {
+        let (Some((_, task, _)), true) = (running, may_wait) else {
             if let Some(value) = self.try_now(py)? {
                 return Ok(Step::Return(value));
             }
@@ -410,6 +411,13 @@ impl Operation {
             // SAFETY: alive, the operation holds it, and this is its first step.
             unsafe { blocking::submit(py, self.subject)? };
         }
+        self.begin_or_park(py)
+    }
+
+    /// Does it, or parks the task.
+    fn begin_or_park(&mut self, py: Python<'_>) -> Result<Step, Raised> {
+        // SAFETY: the task is in its step, so it is alive.
+        let task = unsafe { &*self.task };
         let wait = match self.begin(py, task)? {
             Begun::Done(value) => return Ok(Step::Return(value)),
             Begun::Waiting(wait) => wait,
@@ -420,12 +428,13 @@ impl Operation {
                 .waiter()
                 .disarm(wait.epoch, Outcome::Interrupted)
         {
-            return self.finish(py, &wait, Outcome::Interrupted);
+            let none = || py.None().into_ptr();
+            let finished = self.finish(py, &wait, Outcome::Interrupted)?;
+            return Ok(Step::Return(finished.unwrap_or_else(none)));
         }
-        if let Some(deadline) = task.interrupts().limit(self.patience.deadline()) {
-            machine
-                .scheduler
-                .set_timer(deadline, task.waiter_ref(), wait.epoch);
+        if let Some(deadline) = task.interrupts().limit(self.limit(&wait)) {
+            let scheduler = task.core().scheduler();
+            scheduler.set_timer(deadline, task.waiter_ref(), wait.epoch);
         }
         self.state = State::Waiting(wait);
         Ok(marker(&PARKED))
@@ -446,7 +455,6 @@ impl Operation {
         unsafe { self.room.cast().as_ref() }
     }
 
-    /// The task of a join, as above.
     /// What a join asks of its task.
     fn take(&self) -> Take {
         match self.what {
@@ -498,7 +506,7 @@ impl Operation {
                     Ok(Some(value))
                 }
             }
-            What::Acquire(nbytes) => memory::try_acquire(py, subject, *nbytes),
+            What::Pending(pending) => pending.try_now(py),
             What::Sleep | What::Yield => Ok(None),
         }
     }
@@ -506,7 +514,14 @@ impl Operation {
     /// Does it, or arms the task's waiter if it has to wait.
     #[inline]
     fn begin(&mut self, py: Python<'_>, task: &TaskObject) -> Result<Begun, Raised> {
-        let waiting = |epoch, entry| Ok(Begun::Waiting(Wait { epoch, entry }));
+        let waiting = |epoch, entry| {
+            let until = None;
+            Ok(Begun::Waiting(Wait {
+                epoch,
+                entry,
+                until,
+            }))
+        };
         let none = || Ok(Begun::Done(py.None().into_ptr()));
         // SAFETY: the task outlives this (see `TaskObject::finish`), the object stays where it is until the wait was finished
         // or abandoned, and nobody touches the room before that.
@@ -542,23 +557,30 @@ impl Operation {
                     BeginJoin::Waiting(entry) => waiting(entry.epoch, LeftEntry::Join(entry)),
                 }
             }
-            What::Acquire(nbytes) => {
-                let nbytes = *nbytes;
-                match memory::begin_acquire(py, subject, nbytes, &task.waiter_ref())? {
-                    memory::Wait::Over(buffer) => Ok(Begun::Done(buffer)),
-                    memory::Wait::On(entry) => {
-                        // SAFETY: a reference of an `Arc`, which is ours.
-                        let entry = unsafe { Arc::from_raw(entry) };
-                        waiting(entry.epoch, LeftEntry::Memory { entry, nbytes })
-                    }
-                }
+            What::Pending(pending) => {
+                let (epoch, until) = match pending.begin(py, &task.waiter_ref())? {
+                    pending::Begun::Done(value) => return Ok(Begun::Done(value)),
+                    pending::Begun::Waiting(epoch) => (epoch, None),
+                    pending::Begun::Until(epoch, moment) => (epoch, Some(moment)),
+                };
+                let entry = LeftEntry::None;
+                Ok(Begun::Waiting(Wait {
+                    epoch,
+                    entry,
+                    until,
+                }))
             }
             What::Sleep | What::Yield => waiting(task.core().waiter().arm(), LeftEntry::None),
         }
     }
 
-    /// Ends a wait that had `outcome`.
-    fn finish(&mut self, py: Python<'_>, wait: &Wait, outcome: Outcome) -> Result<Step, Raised> {
+    /// Ends a wait that had `outcome`: a new reference to the result. `None`: there is more to wait for.
+    fn finish(
+        &mut self,
+        py: Python<'_>,
+        wait: &Wait,
+        outcome: Outcome,
+    ) -> Result<Option<*mut ffi::PyObject>, Raised> {
         let finished = self.finish_unsettled(py, wait, outcome);
         // SAFETY: the task is in its step, so it is alive.
         unsafe { (*self.task).core().waiter().settle(wait.epoch) };
@@ -570,13 +592,13 @@ impl Operation {
         py: Python<'_>,
         wait: &Wait,
         outcome: Outcome,
-    ) -> Result<Step, Raised> {
-        let none = || Ok(Step::Return(py.None().into_ptr()));
+    ) -> Result<Option<*mut ffi::PyObject>, Raised> {
+        let none = || Ok(Some(py.None().into_ptr()));
         match &wait.entry {
             LeftEntry::Value if matches!(self.what, What::Recv { .. }) => {
                 // SAFETY: the wait has ended.
                 match unsafe { self.channel().core().finish_recv(self.entry()) } {
-                    Ok(value) => Ok(Step::Return(value.into_ptr())),
+                    Ok(value) => Ok(Some(value.into_ptr())),
                     Err(RecvError::Closed) => Err(self.closed(py)),
                     Err(RecvError::TimedOut) => Err(self.timed_out(py)),
                     Err(RecvError::Interrupted) => Err(self.interrupted(py)),
@@ -594,20 +616,32 @@ impl Operation {
                 match outcome {
                     Outcome::Interrupted => Err(self.interrupted(py)),
                     Outcome::TimedOut if !self.joined().core().is_done() => Err(self.timed_out(py)),
-                    _ => match self.try_now(py)? {
-                        Some(value) => Ok(Step::Return(value)),
-                        None => none(),
-                    },
+                    _ => self.try_now(py)?.map_or_else(none, |value| Ok(Some(value))),
                 }
             }
-            LeftEntry::Memory { entry, nbytes } => {
-                let interrupted = || self.interrupted(py);
-                memory::finish_acquire(py, self.subject, *nbytes, entry, outcome, interrupted)
-                    .map(Step::Return)
-            }
-            LeftEntry::None => match (&self.what, outcome) {
+            LeftEntry::None => match (&mut self.what, outcome) {
+                (What::Pending(pending), outcome) => {
+                    let next = pending.finish(py, outcome)?;
+                    if let Next::Done(value) = next {
+                        return Ok(Some(value));
+                    }
+                    if outcome == Outcome::Interrupted {
+                        return Err(self.interrupted(py));
+                    }
+                    if outcome == Outcome::TimedOut
+                        && let Some(raised) = self.expired(py, self.limit(wait))
+                    {
+                        return Err(raised);
+                    }
+                    match next {
+                        Next::Again if pending::goes_on(outcome, self.patience.deadline()) => {
+                            Ok(None)
+                        }
+                        _ => Err(self.timed_out(py)),
+                    }
+                }
                 (What::Yield, _) => none(),
-                (_, Outcome::TimedOut) => self.expired(py).map_or_else(none, Err),
+                (_, Outcome::TimedOut) => self.expired(py, self.limit(wait)).map_or_else(none, Err),
                 _ => Err(self.interrupted(py)),
             },
         }
@@ -626,20 +660,24 @@ impl Operation {
         raise_interrupt(py, Some(task.core()), task.interrupts())
     }
 
-    /// Raises the deadline that ended the wait, if it was one that its task is in.
-    fn expired(&self, py: Python<'_>) -> Option<Raised> {
+    /// When the wait is timed out, if its task is in no deadline that comes first.
+    fn limit(&self, wait: &Wait) -> Option<Instant> {
+        earlier(self.patience.deadline(), wait.until)
+    }
+
+    /// Raises the deadline that ended the wait, if it was one that its task is in and not `own`.
+    fn expired(&self, py: Python<'_>, own: Option<Instant>) -> Option<Raised> {
         // SAFETY: null while there is no task, or it is in its step.
         let task = unsafe { self.task.as_ref() }?;
-        let own = self.patience.deadline();
         task.interrupts().raise_expired(py, own)
     }
 
     fn timed_out(&self, py: Python<'_>) -> Raised {
-        if let Some(raised) = self.expired(py) {
+        if let Some(raised) = self.expired(py, self.patience.deadline()) {
             return raised;
         }
-        if let What::Acquire(nbytes) = self.what {
-            return memory::timed_out(py, nbytes);
+        if let What::Pending(pending) = &self.what {
+            return pending.timed_out(py);
         }
         Failure::TimedOut.raise(
             py,
@@ -668,13 +706,10 @@ impl Operation {
                     (joined, None)
                 }
                 What::Sleep | What::Yield => (py.None().into_bound(py), Some(0.0)),
-                What::Send(_) | What::Recv { .. } | What::Acquire(_) => {
-                    let subject = match self.what {
-                        What::Acquire(_) => "a buffer",
-                        _ => "a channel",
-                    };
+                What::Send(_) | What::Recv { .. } | What::Pending(_) => {
                     return Err(PyRuntimeError::new_err(format!(
-                        "{subject} can be awaited in an async penstock task: start it with go(fn)"
+                        "{} can be awaited in an async penstock task: start it with go(fn)",
+                        self.what.call()
                     )));
                 }
             };
@@ -753,13 +788,14 @@ impl Operation {
                     drop(unsafe { self.channel().core().finish_send(self.entry()) });
                 }
                 LeftEntry::Join(entry) => self.joined().finish_join(&entry),
-                LeftEntry::Memory { entry, .. } => {
-                    // SAFETY: who drops an operation is attached.
-                    let py = unsafe { Python::assume_attached() };
-                    let outcome = waiter.outcome(wait.epoch).unwrap_or(Outcome::Interrupted);
-                    memory::abandon_acquire(py, self.subject, &entry, outcome);
+                LeftEntry::None => {
+                    if let What::Pending(pending) = &mut self.what {
+                        // SAFETY: who drops an operation is attached.
+                        let py = unsafe { Python::assume_attached() };
+                        let outcome = waiter.outcome(wait.epoch).unwrap_or(Outcome::Interrupted);
+                        pending.abandon(py, outcome);
+                    }
                 }
-                LeftEntry::None => {}
             }
             waiter.settle(wait.epoch);
         }

@@ -8,12 +8,13 @@
 //! on another stack: one that is ready, an idle loop, or a new one. A stack never leaves its thread.
 //!
 //! What it does besides is in files of their own: [`search`] for work elsewhere, [`parking`], [`pinned`] coroutines, and
-//! machines that are there for one task [`alone`].
+//! machines that are there for one task [`alone`], and whether to look elsewhere at all ([`haul`]).
 //!
 //! Frames here lie under the embedder's code, through which a thread may be ended by a forced unwind: no
 //! value with a destructor is alive across a call that runs a task, switches stacks or sleeps.
 
 mod alone;
+mod haul;
 mod parking;
 mod pinned;
 mod search;
@@ -23,6 +24,8 @@ use std::{
     ptr::{self, NonNull},
     time::{Duration, Instant},
 };
+
+use haul::Haul;
 
 use super::{
     Scheduler, Stack,
@@ -74,6 +77,7 @@ struct Own {
     /// Coroutines pinned to it.
     pinned: usize,
     random: Random,
+    haul: Haul,
     /// The node for which it looks at others.
     searches_far_of: Option<usize>,
     /// The task that just ran gave up its turn: queued tasks go first, once.
@@ -468,7 +472,11 @@ impl Machine {
                 self.stop_searching(true);
                 continue;
             }
+            if self.pauses(worker) {
+                continue;
+            }
             if let Some(task) = self.search(worker) {
+                self.brought();
                 self.stop_searching(true);
                 return Next::Task(task);
             }
@@ -529,9 +537,13 @@ impl Machine {
         if let Some(stack) = self.own().ready.pop_front() {
             return Some(Next::of(stack));
         }
-        self.take_injected(worker)
-            .or_else(|| self.scheduler.take_bound(worker.node))
-            .map(Next::Task)
+        if !self.spares_others()
+            && let Some(task) = self.take_injected(worker)
+        {
+            self.brought();
+            return Some(Next::Task(task));
+        }
+        self.scheduler.take_bound(worker.node).map(Next::Task)
     }
 
     #[inline]

@@ -34,6 +34,23 @@ impl Machine {
         self.searching.load(Ordering::Relaxed)
     }
 
+    /// Counts as searching, unless half of the workers that are awake do.
+    pub(super) fn begin_search(&self) -> bool {
+        if self.is_searching() {
+            return true;
+        }
+        let scheduler = self.scheduler;
+        // Ordering: SeqCst throughout, counts that are also changed under the lock.
+        let idle = scheduler.idle_workers.load(Ordering::SeqCst);
+        let awake = scheduler.slots.len().saturating_sub(idle);
+        if 2 * scheduler.searching.load(Ordering::SeqCst) >= awake {
+            return false;
+        }
+        scheduler.searching.fetch_add(1, Ordering::SeqCst);
+        self.set_searching();
+        true
+    }
+
     /// Stops to count as searching. Having found something, the last one wakes the next if more is there: see README.md.
     pub(super) fn stop_searching(&'static self, found: bool) {
         if !self.is_searching() {
@@ -69,13 +86,8 @@ impl Machine {
         if count == 1 && orphans == 0 {
             return None;
         }
-        if !self.is_searching() {
-            let awake = count.saturating_sub(scheduler.idle_workers.load(Ordering::SeqCst));
-            if 2 * scheduler.searching.load(Ordering::SeqCst) >= awake {
-                return None; // enough of us search: more would only fight over the same queues
-            }
-            scheduler.searching.fetch_add(1, Ordering::SeqCst);
-            self.set_searching();
+        if !self.begin_search() {
+            return None; // enough of us search: more would only fight over the same queues
         }
         let victims = self.victims(worker, count);
         let mut random = self.own().random;
