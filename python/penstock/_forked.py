@@ -1,8 +1,8 @@
 """What our Python modules have to know of forks, and the end of a child in which a task went on.
 
-A forked child has the memory of threads that do not exist there: a lock of ours may be held by one of them, for
-ever. So an object with such a lock compares `forks` with the number that was right when it was made, before it
-takes the lock.
+A forked child has the memory of threads that do not exist there: a lock of ours may be held by one of
+them, for ever. So an object with such a lock compares `forks` with the number that was right when it was
+made, before it takes the lock.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 import threading
 from typing import NoReturn
 
-forks = 0
+forks: int = 0
 """How many forks lie between this process and the one that first imported penstock."""
-adopting = threading.Lock()
+adopting: threading.Lock = threading.Lock()
 """Held while something of the parent's is made the child's own."""
 
 

@@ -37,11 +37,11 @@ class Endings(Generic[T]):
         self._lock = threading.RLock()
         self._ended: deque[Task[T]] = deque()
         self._gate: Task[object] | None = None
-        self._callbacks: dict[Task[T], _core._Callback] = {}  # of those that were not taken; the owner's only
+        self._callbacks: dict[Task[T], _core._Callback] = {}  # of those not taken; the owner's only
         self._forks = _forked.forks
 
     def _adopt(self) -> None:
-        """In a forked child, where nobody opens the gate, and one of the parent's threads may hold the lock."""
+        """In a forked child: nobody opens the gate there, and a thread of the parent may hold the lock."""
         if self._forks == _forked.forks:
             return
         with _forked.adopting:

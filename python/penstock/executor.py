@@ -57,7 +57,7 @@ class _Exit:
                 thread.join()
 
     def resting_threads(self) -> int | None:
-        """How many threads of ours have no call, and get none by themselves; None if that cannot be told now."""
+        """How many threads of ours have no call; None if that cannot be told now."""
         if not self.lock.acquire(blocking=False):
             return None
         try:
@@ -72,7 +72,7 @@ class _Work:
 
     def __init__(self, executor: Executor, initializer: Callable[..., object] | None, initargs: Any) -> None:
         # Those that were submitted and have not ended. A thread that is not at one of them waits for one.
-        self.unfinished = set[Future[Any]]()
+        self.unfinished: set[Future[Any]] = set()
         self.initializer = initializer
         self.initargs = initargs
         self.closed = False
@@ -95,7 +95,8 @@ class _Work:
     def leave_behind(self) -> None:
         """In a forked child: no thread is there, so what they had to do does not happen."""
         self.begin(self.executor())
-        unfinished, self.unfinished = self.unfinished, set()
+        unfinished = self.unfinished
+        self.unfinished = set()
         message = "the call is not made in this process: it was submitted in the process that forked this one"
         for future in unfinished:
             # One of the parent's threads may hold the lock, and who wants to be called is of the parent too.

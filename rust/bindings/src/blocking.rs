@@ -165,7 +165,7 @@ impl Pool {
     }
 
     /// A thread that was counted is not there after all. Gives the calls that no thread comes to any more.
-    fn lose_thread(&self, mut state: MutexGuard<'_, State>) -> VecDeque<*mut ffi::PyObject> {
+    fn lose_thread(mut state: MutexGuard<'_, State>) -> VecDeque<*mut ffi::PyObject> {
         state.threads -= 1;
         runtime::thread_ended();
         if state.threads == 0 {
@@ -259,7 +259,7 @@ unsafe fn start_for(py: Python<'_>, call: *mut ffi::PyObject, number: u64) -> Re
     let taken_back = pool.take_back(call);
     if let Some(state) = pool.take_number(number) {
         // Others may have queued calls because this thread was about to come.
-        let stranded = pool.lose_thread(state);
+        let stranded = Pool::lose_thread(state);
         if !stranded.is_empty() {
             let raised = PyErr::fetch(py).into_value(py).into_ptr();
             // SAFETY: attached; nobody else has taken those calls, and the exception is ours.

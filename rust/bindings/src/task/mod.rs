@@ -650,9 +650,7 @@ impl TaskObject {
     /// Calls `fn(task)` when the task has ended, on the thread that ends it, or at once if it has.
     ///
     /// What it raises goes to `sys.unraisablehook`. It should be short: a worker waits for it.
-    ///
-    /// Raises:
-    ///     RuntimeError: this is a forked child, and the task one of its parent's that had not ended.
+    /// In a forked child it raises `RuntimeError` for a task of the parent's that had not ended.
     fn add_done_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
         if !r#fn.is_callable() {
             return Err(PyTypeError::new_err(format!(
