@@ -155,6 +155,59 @@ def test_schedtrace_with_detail_has_a_line_for_each_worker_and_thread(run_progra
     assert re.fullmatch(r"  (P1: .*|M0: \w+ parked=\d+)", lines[2]), lines
 
 
+@pytest.mark.parametrize("parking", ["fiber", "thread"])
+def test_schedtrace_with_detail_has_a_line_for_each_task_with_what_it_waits_for(
+    run_program: Any, parking: str
+) -> None:
+    said = run_program(
+        f"""
+        import penstock
+        reader, writer = os.pipe()
+        os.dup2(writer, 2)
+        penstock.configure(parking={parking!r})
+        channel = penstock.Channel(name="numbers")
+        async def coroutine():
+            await channel.arecv()
+        runtime = penstock.default_runtime()
+        tasks = [
+            runtime.spawn(channel.recv, name="plain"),
+            runtime.spawn(coroutine, name="async"),
+            runtime.spawn(time.sleep, (3600,), name="blocks"),
+            runtime.spawn(channel.recv, name="alone", own_thread=True),
+        ]
+        wait_until(lambda: channel.stats().recv_waits == 3)
+        ids = {{task.name: task.id for task in tasks}}
+        lines = os.fdopen(reader)
+        seen = []
+        while len(seen) < len(tasks):
+            while not lines.readline().startswith("SCHED"):
+                pass
+            seen = []
+            while not (line := lines.readline()).startswith("SCHED"):
+                if line.startswith("  G"):
+                    seen.append(line)
+        for line in seen:
+            for name, number in ids.items():
+                line = line.replace(f"G{{number}}:", f"G({{name}}):")
+            print(line, end="")
+        sys.stdout.flush()
+        os._exit(0)
+        """,
+        env={"PENSTOCK_DEBUG": "schedtrace=100,detail"},
+    ).stdout
+    wait = r"on <penstock\.Channel 'numbers' [^\n]*>"
+    assert re.search(rf"  G\(plain\): waiting in Channel\.recv\(\) {wait} machine=\d+ name=plain\n", said), (
+        said
+    )
+    assert re.search(
+        rf"  G\(async\): waiting in Channel\.arecv\(\) {wait} machine=none name=async\n", said
+    ), said
+    assert re.search(r"  G\(blocks\): running machine=\d+ name=blocks\n", said), said
+    assert re.search(rf"  G\(alone\): waiting in Channel\.recv\(\) {wait} machine=\d+ name=alone\n", said), (
+        said
+    )
+
+
 # ---- stalls ----
 
 STALLED = """

@@ -25,6 +25,7 @@ mod runtime;
 mod scope;
 mod stall;
 mod task;
+mod tasks;
 mod topology;
 mod tracer;
 mod unwind;
@@ -56,6 +57,7 @@ mod _core {
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
         scope::{_seconds, ScopeObject},
         task::TaskObject,
+        tasks::{_is_of, _on_stacks},
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
     };
 

@@ -19,7 +19,7 @@ use super::{
     life::{Life, is_over},
     settings,
 };
-use crate::{boundary, fiber, hot::Definition, stall, task, tracer, unwind};
+use crate::{boundary, fiber, hot::Definition, stall, task, tasks, tracer, unwind};
 
 pub static HOST: Host = Host {
     switch: fiber::switch,
@@ -27,6 +27,7 @@ pub static HOST: Host = Host {
     idle,
     start_machine,
     on_stall: stall::report,
+    show_tasks: tasks::show,
 };
 
 /// How many threads there may be, in all runtimes together and for blocking calls. Written when a runtime starts.

@@ -85,6 +85,9 @@ pub struct Host {
     pub start_machine: fn(machine: &'static Machine) -> bool,
     /// A task has kept the thread on which others are parked for too long. Called on another machine's thread.
     pub on_stall: unsafe fn(stall: &Stall),
+    /// Writes a line for each task of `scheduler` to the standard error, behind what the monitor has written. Called on a
+    /// machine's thread.
+    pub show_tasks: unsafe fn(scheduler: &'static Scheduler),
 }
 
 /// How a scheduler is made.

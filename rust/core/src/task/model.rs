@@ -17,6 +17,7 @@ static HOST: Host = Host {
     idle: |_, _| unreachable!("nothing runs"),
     start_machine: |_| unreachable!("nothing runs"),
     on_stall: |_| unreachable!("nothing runs"),
+    show_tasks: |_| unreachable!("nothing runs"),
 };
 
 static VTABLE: TaskVtable = TaskVtable {

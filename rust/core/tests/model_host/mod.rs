@@ -32,6 +32,7 @@ static HOST: Host = Host {
         true
     },
     on_stall: |_| unreachable!("a model ends sooner"),
+    show_tasks: |_| unreachable!("a model ends sooner"),
 };
 
 fn run_machine(machine: &'static Machine) {

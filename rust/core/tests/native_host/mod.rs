@@ -166,6 +166,7 @@ const fn host(idle: unsafe fn(&'static Machine, Option<Instant>)) -> Host {
         new_stack: fiber::new_stack,
         idle,
         start_machine,
+        show_tasks: |_| unreachable!("nothing is traced"),
         on_stall: |stall| {
             let of = ptr::from_ref(stall.machine.scheduler).addr();
             let mut listeners = STALLS.lock().unwrap();
