@@ -27,7 +27,9 @@ mod runtime;
 mod scope;
 mod stall;
 mod task;
+mod tasks;
 mod topology;
+mod tracer;
 mod unwind;
 
 use pyo3::{ffi, prelude::*, types::PyType};
@@ -62,6 +64,7 @@ mod _core {
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
         scope::{_seconds, ScopeObject},
         task::TaskObject,
+        tasks::{_is_of, _on_stacks},
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
     };
 
