@@ -25,7 +25,7 @@ class ChannelStats:
     received: int
     """Values taken out or handed over, without those that came back."""
     dropped: int
-    """Values that nobody will receive: ticks that nobody took, and what came back when no receiver was left."""
+    """Values that nobody will receive: ticks not taken, and what came back when no receiver was left."""
     send_waits: int
     """Sends that had to wait."""
     recv_waits: int
