@@ -3,6 +3,8 @@
 //! - [`mod@array`]: a ring of `capacity` slots, without a lock while neither end has to wait;
 //! - [`rendezvous`]: capacity 0, a value passes only from hand to hand.
 //!
+//! [`ends`] counts the directional ends of a channel: the last of a direction to go closes it.
+//!
 //! A waiting operation is two calls, for the core never blocks: `begin_send` or `begin_recv` does the
 //! work or leaves an [`Entry`] where a peer finds it, with the caller's waiter armed; the caller
 //! sleeps until `entry.waiter.outcome(entry.epoch)` says how it ended (or disarms the waiter), then
@@ -26,6 +28,7 @@
 //! threads first, as an interpreter does.
 
 mod array;
+mod ends;
 mod error;
 mod rendezvous;
 
@@ -34,6 +37,7 @@ use std::{fmt, sync::Arc};
 use array::Array;
 use rendezvous::Rendezvous;
 
+pub use ends::Ends;
 pub use error::{RecvError, SendError, TryRecvError, TrySendError};
 
 use crate::{
