@@ -11,6 +11,8 @@ from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[re
 from penstock import _debug
 from penstock._core import (
     Channel,
+    Receiver,
+    Sender,
     Task,
     __version__,
     ablocking,
@@ -59,8 +61,10 @@ __all__ = [
     "Group",
     "Node",
     "PenstockError",
+    "Receiver",
     "Runtime",
     "RuntimeStats",
+    "Sender",
     "Task",
     "Topology",
     "__version__",

@@ -1,12 +1,12 @@
-"""Channels: the compiled `Channel`, and what `Channel.stats()` returns."""
+"""Channels: the compiled `Channel` and its ends, and what `Channel.stats()` returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock._core import Channel
+from penstock._core import Channel, Receiver, Sender
 
-__all__ = ["Channel", "ChannelStats"]
+__all__ = ["Channel", "ChannelStats", "Receiver", "Sender"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ChannelStats:
     received: int
     """Values taken out or handed over."""
     dropped: int
-    """Values that the channel threw away; a channel that blocks throws none."""
+    """Values that the channel threw away: those that were left when its last `Receiver` went."""
     send_waits: int
     """Sends that had to wait."""
     recv_waits: int

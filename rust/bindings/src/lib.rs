@@ -47,6 +47,7 @@ mod _core {
     use crate::{
         callback::CallbackObject,
         channel::ChannelObject,
+        channel::ends::{ReceiverObject, SenderObject},
         deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
         interrupt::Mark,
@@ -81,6 +82,7 @@ mod _core {
             &crate::task::RUNTIME_METHODS,
         )?;
         crate::hot::add_methods(&py.get_type::<ChannelObject>(), &crate::channel::METHODS)?;
+        crate::channel::ends::load(py)?;
         // PyO3 lists what it exported itself; the package's own `__all__` says what is public.
         module.dict().del_item("__all__")
     }

@@ -28,7 +28,7 @@ pub static METHODS: [Definition; 8] = [
     Definition::no_args(c"__anext__", anext, c"__anext__($self, /)\n--\n\nThe awaitable form of `__next__`."),
 ];
 
-const SEND_DOC: &CStr = c"send($self, value, timeout=None)\n--\n\n\
+pub(super) const SEND_DOC: &CStr = c"send($self, value, timeout=None)\n--\n\n\
 Put ``value`` on the channel, waiting while it is full.\n\n\
 Values from one sender arrive in the order it sent them. With ``capacity=0`` this waits until a receiver takes the\n\
 value. Cancelled or timed out, it has not sent: never half. Parks a task, blocks a thread.\n\n\
@@ -38,7 +38,7 @@ Cancelled: the task was cancelled while it waited.\n    ValueError: ``timeout`` 
 >>> from penstock import Channel\n>>> numbers = Channel[int](capacity=1)\n>>> numbers.send(7)\n\
 >>> numbers.recv()\n7\n";
 
-const RECV_DOC: &CStr = c"recv($self, /, timeout=None)\n--\n\n\
+pub(super) const RECV_DOC: &CStr = c"recv($self, /, timeout=None)\n--\n\n\
 Take the oldest value, waiting while there is none.\n\n\
 Receivers that wait are served in the order they came. Cancelled or timed out, it has taken nothing. Parks a task,\n\
 blocks a thread.\n\n\
@@ -48,34 +48,34 @@ Cancelled: the task was cancelled while it waited.\n    ValueError: ``timeout`` 
 >>> from penstock import Channel\n>>> numbers = Channel[int](capacity=1)\n>>> numbers.recv(timeout=0)\n\
 Traceback (most recent call last):\n    ...\nTimeoutError: the channel stayed empty\n";
 
-const SEND_NOWAIT_DOC: &CStr = c"send_nowait($self, value, /)\n--\n\n\
+pub(super) const SEND_NOWAIT_DOC: &CStr = c"send_nowait($self, value, /)\n--\n\n\
 Put ``value`` on the channel if there is room for it now; never waits, and overtakes no sender that does.\n\n\
 Raises:\n    Full: it would have to wait.\n    ChannelClosed: the channel is closed.\n";
 
-const RECV_NOWAIT_DOC: &CStr = c"recv_nowait($self, /)\n--\n\n\
+pub(super) const RECV_NOWAIT_DOC: &CStr = c"recv_nowait($self, /)\n--\n\n\
 Take the oldest value if there is one now; never waits.\n\n\
 Raises:\n    Empty: it would have to wait.\n    ChannelClosed: the channel is closed and drained.\n";
 
-const ASEND_DOC: &CStr = c"asend($self, value, timeout=None)\n--\n\n\
+pub(super) const ASEND_DOC: &CStr = c"asend($self, value, timeout=None)\n--\n\n\
 The awaitable form of `send`, for ``async def`` tasks.\n";
 
-const ARECV_DOC: &CStr = c"arecv($self, /, timeout=None)\n--\n\n\
+pub(super) const ARECV_DOC: &CStr = c"arecv($self, /, timeout=None)\n--\n\n\
 The awaitable form of `recv`, for ``async def`` tasks.\n";
 
-fn closed(py: Python<'_>) -> Raised {
+pub(super) fn closed(py: Python<'_>) -> Raised {
     Failure::Closed.raise(py, "the channel is closed")
 }
 
 /// # Safety
 /// Attached.
 #[inline]
-unsafe fn none() -> *mut ffi::PyObject {
+pub(super) unsafe fn none() -> *mut ffi::PyObject {
     // SAFETY: attached.
     unsafe { ffi::Py_NewRef(ffi::Py_None()) }
 }
 
 /// `Channel.send(value, timeout=None)`.
-unsafe extern "C-unwind" fn send(
+pub(super) unsafe extern "C-unwind" fn send(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -174,7 +174,7 @@ unsafe fn send_slowly(
 }
 
 /// `Channel.recv(timeout=None)`.
-unsafe extern "C-unwind" fn recv(
+pub(super) unsafe extern "C-unwind" fn recv(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -267,7 +267,7 @@ unsafe fn receive_slowly(
     }
 }
 
-unsafe extern "C-unwind" fn send_nowait(
+pub(super) unsafe extern "C-unwind" fn send_nowait(
     this: *mut ffi::PyObject,
     value: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
@@ -292,7 +292,7 @@ unsafe extern "C-unwind" fn send_nowait(
     }
 }
 
-unsafe extern "C-unwind" fn recv_nowait(
+pub(super) unsafe extern "C-unwind" fn recv_nowait(
     this: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
@@ -312,7 +312,7 @@ unsafe extern "C-unwind" fn recv_nowait(
     }
 }
 
-unsafe extern "C-unwind" fn asend(
+pub(super) unsafe extern "C-unwind" fn asend(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -345,7 +345,7 @@ unsafe extern "C-unwind" fn asend(
     }
 }
 
-unsafe extern "C-unwind" fn arecv(
+pub(super) unsafe extern "C-unwind" fn arecv(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -365,7 +365,7 @@ unsafe extern "C-unwind" fn arecv(
     }
 }
 
-unsafe extern "C-unwind" fn next(
+pub(super) unsafe extern "C-unwind" fn next(
     this: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
@@ -384,7 +384,7 @@ unsafe extern "C-unwind" fn next(
     }
 }
 
-unsafe extern "C-unwind" fn anext(
+pub(super) unsafe extern "C-unwind" fn anext(
     this: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {

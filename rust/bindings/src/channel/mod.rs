@@ -1,7 +1,8 @@
 //! Channels for Python.
 //!
-//! [`entries`] has the calls that may wait, and the hot ones.
+//! [`entries`] has the calls that may wait, and the hot ones; [`ends`] has senders and receivers.
 
+pub mod ends;
 mod entries;
 
 pub use entries::METHODS;
@@ -11,7 +12,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use penstock_core::channel::Channel;
+use penstock_core::channel::{Channel, Ends};
 use pyo3::{
     PyTraverseError, PyVisit,
     exceptions::{PyMemoryError, PyTypeError, PyValueError},
@@ -43,6 +44,8 @@ use crate::{
 #[pyclass(frozen, weakref, module = "penstock", name = "Channel")]
 pub struct ChannelObject {
     core: Channel<Object, Mode>,
+    /// Counts the `Sender`s and `Receiver`s, and closes the channel as the last of them goes.
+    ends: Ends<Mode>,
     /// Set by the garbage collector only.
     name: Mutex<Option<Object>>,
 }
@@ -97,6 +100,7 @@ impl ChannelObject {
         };
         Ok(Self {
             core,
+            ends: Ends::new(mode()),
             // SAFETY: alive, and attached.
             name: Mutex::new(name.map(|name| unsafe { Object::new(name.as_ptr()) })),
         })
@@ -132,10 +136,10 @@ impl ChannelObject {
     fn stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let class = py.import("penstock.channel")?.getattr("ChannelStats")?;
         let stats = self.core.stats();
-        let dropped = 0; // a channel that blocks throws nothing away
+        let dropped = self.ends.dropped();
         let figures = (
             stats.sent,
-            stats.received,
+            stats.received.saturating_sub(dropped), // the channel takes what it drops out as a receiver does
             dropped,
             stats.send_waits,
             stats.recv_waits,

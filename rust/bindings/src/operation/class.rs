@@ -195,6 +195,12 @@ unsafe fn step(object: *mut ffi::PyObject, argument: *mut ffi::PyObject) -> Resu
         if matches!(this.state, State::Delegated(_)) && ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());
         }
+        // Now, not with the object, which may be left to the thread that made it: see `object::disown`.
+        if matches!(this.state, State::Over)
+            && matches!(this.what, What::Send(_) | What::Recv { .. })
+        {
+            ffi::Py_CLEAR(&raw mut this.subject);
+        }
         stepped
     }
 }
