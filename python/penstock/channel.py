@@ -1,12 +1,12 @@
-"""Channels: the compiled `Channel` and its ends, and what `Channel.stats()` returns."""
+"""Channels: the compiled `Channel` and its ends, those of a clock, and what `Channel.stats()` returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock._core import Channel, Receiver, Sender
+from penstock._core import Channel, Receiver, Sender, after, tick
 
-__all__ = ["Channel", "ChannelStats", "Receiver", "Sender"]
+__all__ = ["Channel", "ChannelStats", "Receiver", "Sender", "after", "tick"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class ChannelStats:
     """
 
     sent: int
-    """Values put in or handed over."""
+    """Values put in or handed over; ticks that came due."""
     received: int
     """Values taken out or handed over."""
     dropped: int
-    """Values that the channel threw away: those that were left when its last `Receiver` went."""
+    """Values that the channel threw away: ticks that nobody took, and those left when its last `Receiver` went."""
     send_waits: int
     """Sends that had to wait."""
     recv_waits: int
