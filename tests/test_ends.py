@@ -481,6 +481,49 @@ def test_a_sender_of_a_closed_channel_changes_nothing() -> None:
     assert list(channel) == [1]
 
 
+# Of other channels
+
+
+def test_ends_of_a_channel_without_a_bound(wait_until: Any) -> None:
+    channel = Channel[int](None)
+    sender, receiver = channel.sender(), channel.receiver()
+    for i in range(100):
+        sender.send(i)
+    assert (len(receiver), receiver.capacity) == (100, None)
+    assert repr(sender).endswith(": open, 100/unbounded>")
+    assert receiver.recv() == 0
+    receiver.close()
+    assert channel.stats().dropped == 99
+    with pytest.raises(ChannelClosed):
+        sender.send(1)
+
+
+@pytest.mark.parametrize("way", ["plain", "async"])
+def test_ends_of_a_ticker(way: str) -> None:
+    ticks = penstock.tick(0.001)
+    sender, receiver = ticks.sender(), ticks.receiver()
+    with pytest.raises(TypeError):
+        sender.send(1.0)
+
+    def plain() -> None:
+        assert receiver.recv(timeout=LIMIT) < next(receiver)
+        receiver.close()
+        with pytest.raises(ChannelClosed, match="this receiver is closed"):
+            receiver.recv()
+
+    async def coroutine() -> None:
+        with pytest.raises(TypeError):
+            await sender.asend(1.0)
+        assert await receiver.arecv() < await receiver.__anext__()
+        receiver.close()
+        with pytest.raises(ChannelClosed, match="this receiver is closed"):
+            await receiver.arecv()
+        assert [tick async for tick in receiver] == []
+
+    go(plain if way == "plain" else coroutine).result(timeout=LIMIT)
+    assert ticks.closed
+
+
 # Many at once
 
 

@@ -233,7 +233,10 @@ fn shown(object: &Bound<'_, PyAny>, end: &End, class: &str) -> PyResult<String> 
         "<penstock.{class}{name} at {:p}: {state}, {}/{}>",
         object.as_ptr(),
         channel.len()?,
-        channel.getattr("capacity")?
+        end.channel()
+            .core
+            .capacity()
+            .map_or_else(|| "unbounded".to_owned(), |capacity| capacity.to_string())
     ))
 }
 

@@ -8,7 +8,7 @@ use penstock_core::channel::{
 use pyo3::{ffi, prelude::*};
 
 use super::{
-    ChannelObject,
+    ChannelObject, ends,
     timer::{Form, ReceiveTick, refuse_send},
 };
 use crate::{
@@ -335,7 +335,7 @@ pub(super) unsafe extern "C-unwind" fn asend(
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
+    // SAFETY: called by CPython on a `Channel` or an end of one, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
         let mut patience = Patience::Forever;
@@ -358,7 +358,7 @@ pub(super) unsafe extern "C-unwind" fn asend(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        let channel = ChannelObject::from_object(this);
+        let channel = ends::channel_of(this);
         if channel.core().is_timer() {
             refuse_send(py, channel);
             return ptr::null_mut();
@@ -373,7 +373,7 @@ pub(super) unsafe extern "C-unwind" fn arecv(
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
+    // SAFETY: called by CPython on a `Channel` or an end of one, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
         let mut patience = Patience::Forever;
@@ -383,7 +383,11 @@ pub(super) unsafe extern "C-unwind" fn arecv(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        if ChannelObject::from_object(this).core().is_timer() {
+        if ends::channel_of(this).core().is_timer() {
+            if ends::is_closed_end(this) {
+                ends::raise_closed(py, this);
+                return ptr::null_mut();
+            }
             return pending::awaitable(py, ReceiveTick::boxed(this, Form::Arecv), patience);
         }
         operation::new_recv(this, patience)
@@ -415,8 +419,12 @@ pub(super) unsafe extern "C-unwind" fn anext(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
-        if ChannelObject::from_object(this).core().is_timer() {
+        if ends::channel_of(this).core().is_timer() {
             let py = Python::assume_attached();
+            if ends::is_closed_end(this) {
+                ffi::PyErr_SetNone(ffi::PyExc_StopAsyncIteration);
+                return ptr::null_mut();
+            }
             return pending::awaitable(
                 py,
                 ReceiveTick::boxed(this, Form::Anext),
