@@ -1,12 +1,12 @@
-"""Channels: the compiled `Channel`, those of a clock, and what `Channel.stats()` returns."""
+"""Channels: the compiled `Channel` and its ends, those of a clock, and what `Channel.stats()` returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock._core import Channel, after, tick
+from penstock._core import Channel, Receiver, Sender, after, tick
 
-__all__ = ["Channel", "ChannelStats", "after", "tick"]
+__all__ = ["Channel", "ChannelStats", "Receiver", "Sender", "after", "tick"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ChannelStats:
     received: int
     """Values taken out or handed over, without those that came back."""
     dropped: int
-    """Values that nobody will receive: ticks not taken, and what came back when no receiver was left."""
+    """Values that nobody will receive: ticks not taken, and what is left or came back when no receiver is."""
     send_waits: int
     """Sends that had to wait."""
     recv_waits: int

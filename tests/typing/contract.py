@@ -16,8 +16,10 @@ from penstock import (
     Group,
     Lock,
     Once,
+    Receiver,
     RuntimeStats,
     Semaphore,
+    Sender,
     Task,
     WaitGroup,
     after,
@@ -86,6 +88,19 @@ assert_type(channel.closed, bool)
 assert_type(channel.stats().sent, int)
 channel.send("x")  # type: ignore[arg-type]
 channel.send_nowait("x")  # type: ignore[arg-type]
+sender, receiver = channel.sender(), channel.receiver()
+assert_type(sender, Sender[int])
+assert_type(receiver, Receiver[int])
+assert_type(receiver.recv(), int)
+assert_type(list(receiver), list[int])
+sender.send("x")  # type: ignore[arg-type]
+sender.recv()  # type: ignore[attr-defined]
+receiver.send(1)  # type: ignore[attr-defined]
+of_bools: Sender[bool] = sender  # who takes any int takes a bool
+of_objects: Receiver[object] = receiver
+wrong: Sender[object] = sender  # type: ignore[assignment]
+with channel.sender() as own:
+    assert_type(own, Sender[int])
 annotated: Channel[str] = Channel()
 unbounded = Channel[int](None)
 assert_type(after(1), Channel[float])
@@ -98,6 +113,9 @@ async def awaits() -> None:
     assert_type(await go(coloured, 1), bytes)
     assert_type(await go(coloured, 1).aresult(), bytes)
     assert_type(await channel.arecv(), int)
+    assert_type(await receiver.arecv(), int)
+    assert_type([item async for item in receiver], list[int])
+    await sender.asend("x")  # type: ignore[arg-type]
     assert_type([item async for item in channel], list[int])
     await channel.asend(1)
     await channel.asend("x")  # type: ignore[arg-type]

@@ -52,7 +52,11 @@ mod _core {
     use crate::{
         atomic::{AtomicBoolObject, AtomicIntObject, AtomicRefObject},
         callback::CallbackObject,
-        channel::{ChannelObject, after, tick},
+        channel::{
+            ChannelObject, after,
+            ends::{ReceiverObject, SenderObject},
+            tick,
+        },
         deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
         interrupt::{_outranks, Mark},
@@ -93,6 +97,7 @@ mod _core {
             &crate::task::RUNTIME_METHODS,
         )?;
         crate::hot::add_methods(&py.get_type::<ChannelObject>(), &crate::channel::METHODS)?;
+        crate::channel::ends::load(py)?;
         crate::hot::add_methods(
             &py.get_type::<AtomicIntObject>(),
             &crate::atomic::INT_METHODS,

@@ -24,6 +24,7 @@ use penstock_core::{
 };
 
 const CAPACITIES: [usize; 6] = [1, 2, 3, 4, 5, 100];
+const ROUNDS: usize = if cfg!(miri) { 30 } else { 1000 };
 
 /// A sender that waits, for tests of one thread.
 fn blocked_sender<M: Mode>(
@@ -95,7 +96,7 @@ in_both_modes! {
             let channel = Channel::bounded(capacity, mode);
             assert_eq!(channel.capacity(), Some(capacity));
             let (mut next_in, mut next_out) = (0, 0);
-            for round in 0..1000 {
+            for round in 0..ROUNDS {
                 for _ in 0..=(round % (capacity + 1)) {
                     match channel.try_send(next_in) {
                         Ok(()) => next_in += 1,
@@ -589,6 +590,7 @@ fn a_value_is_never_dropped_under_the_lock() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no fork()")]
 fn a_forked_child_forgets_the_waiters_and_keeps_the_items() {
     // In a process of its own: the generation is global, and other tests have waiters.
     // SAFETY: the child uses memory and channels only, then leaves without running anything else.
@@ -668,7 +670,7 @@ fn nothing_is_lost_or_twice(
     consumers: u32,
     gone: bool,
 ) {
-    const EACH: u32 = 3_000;
+    const EACH: u32 = if cfg!(miri) { 60 } else { 3_000 };
     let start = Barrier::new((producers + consumers) as usize);
     let sending = AtomicUsize::new(producers as usize);
     let mut got: Vec<Vec<(u32, u32)>> = thread::scope(|scope| {
@@ -808,24 +810,28 @@ fn stress_nothing_is_lost_or_twice_through_many_blocks() {
 /// No cancellation here, so a lost wake-up hangs the test instead of being healed by a retry.
 #[test]
 fn stress_every_wait_ends() {
+    const EACH: u32 = if cfg!(miri) { 50 } else { 4_000 };
     let bounded = [0, 1, 2, 7].map(|capacity| Channel::<u32, _>::bounded(capacity, Shared));
     for channel in bounded.into_iter().chain([Channel::unbounded(Shared)]) {
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     let waiter = waiter();
-                    for value in 0..4_000 {
+                    for value in 0..EACH {
                         assert_eq!(send(&channel, value, &waiter), Ok(()));
                     }
                 });
                 scope.spawn(|| {
                     let waiter = waiter();
-                    for _ in 0..4_000 {
+                    for _ in 0..EACH {
                         assert!(recv(&channel, &waiter).is_ok());
                     }
                 });
             }
         });
-        assert_eq!((channel.stats().sent, channel.len()), (12_000, 0));
+        assert_eq!(
+            (channel.stats().sent, channel.len()),
+            (3 * u64::from(EACH), 0)
+        );
     }
 }

@@ -8,7 +8,7 @@ use penstock_core::channel::{
 use pyo3::{ffi, prelude::*};
 
 use super::{
-    ChannelObject,
+    ChannelObject, ends,
     timer::{Form, ReceiveTick, refuse_send},
 };
 use crate::{
@@ -31,7 +31,7 @@ pub static METHODS: [Definition; 8] = [
     Definition::no_args(c"__anext__", anext, c"__anext__($self, /)\n--\n\nThe awaitable form of `__next__`."),
 ];
 
-const SEND_DOC: &CStr = c"send($self, value, timeout=None)\n--\n\n\
+pub(super) const SEND_DOC: &CStr = c"send($self, value, timeout=None)\n--\n\n\
 Put ``value`` on the channel, waiting while it is full; with ``capacity=None`` it never is.\n\n\
 Values from one sender arrive in the order it sent them. With ``capacity=0`` this waits until a receiver takes the\n\
 value. Cancelled or timed out, it has not sent: never half. Parks a task, blocks a thread.\n\n\
@@ -42,7 +42,7 @@ TypeError: the channel is one of `after` or `tick`.\n\n\
 >>> from penstock import Channel\n>>> numbers = Channel[int](capacity=1)\n>>> numbers.send(7)\n\
 >>> numbers.recv()\n7\n";
 
-const RECV_DOC: &CStr = c"recv($self, /, timeout=None)\n--\n\n\
+pub(super) const RECV_DOC: &CStr = c"recv($self, /, timeout=None)\n--\n\n\
 Take the oldest value, waiting while there is none.\n\n\
 Receivers that wait are served in the order they came. Cancelled or timed out, it has taken nothing. Parks a task,\n\
 blocks a thread.\n\n\
@@ -52,16 +52,16 @@ Cancelled: the task was cancelled while it waited.\n    ValueError: ``timeout`` 
 >>> from penstock import Channel\n>>> numbers = Channel[int](capacity=1)\n>>> numbers.recv(timeout=0)\n\
 Traceback (most recent call last):\n    ...\nTimeoutError: the channel stayed empty\n";
 
-const SEND_NOWAIT_DOC: &CStr = c"send_nowait($self, value, /)\n--\n\n\
+pub(super) const SEND_NOWAIT_DOC: &CStr = c"send_nowait($self, value, /)\n--\n\n\
 Put ``value`` on the channel if there is room for it now; never waits, and overtakes no sender that does.\n\n\
 Raises:\n    Full: it would have to wait.\n    ChannelClosed: the channel is closed.\n    \
 TypeError: the channel is one of `after` or `tick`.\n";
 
-const RECV_NOWAIT_DOC: &CStr = c"recv_nowait($self, /)\n--\n\n\
+pub(super) const RECV_NOWAIT_DOC: &CStr = c"recv_nowait($self, /)\n--\n\n\
 Take the oldest value if there is one now; never waits.\n\n\
 Raises:\n    Empty: it would have to wait.\n    ChannelClosed: the channel is closed and drained.\n";
 
-const ASEND_DOC: &CStr = c"asend($self, value, timeout=None)\n--\n\n\
+pub(super) const ASEND_DOC: &CStr = c"asend($self, value, timeout=None)\n--\n\n\
 The awaitable form of `send`: in an ``async def`` task, and in coroutines of asyncio and trio.\n\n\
 All of them stand in one line with tasks and threads. Timed out or cancelled, it has not sent, but for one case: asyncio may\n\
 cancel it after a receiver took the value, which then stays delivered, once.\n\n\
@@ -72,7 +72,7 @@ RuntimeError: it would have to wait, and nothing of these runs here.\n\n\
 ...     numbers = Channel[int](capacity=1)\n...     await numbers.asend(7)\n...     return await numbers.arecv()\n\
 >>> asyncio.run(main())\n7\n";
 
-const ARECV_DOC: &CStr = c"arecv($self, /, timeout=None)\n--\n\n\
+pub(super) const ARECV_DOC: &CStr = c"arecv($self, /, timeout=None)\n--\n\n\
 The awaitable form of `recv`: in an ``async def`` task, and in coroutines of asyncio and trio.\n\n\
 All of them stand in one line with tasks and threads. Timed out or cancelled, it has taken nothing. Where asyncio cancels it\n\
 after it was handed a value, or closes its loop, that value goes to who waits next, or else to the next receive, before all\n\
@@ -100,13 +100,13 @@ fn not_sent(py: Python<'_>, channel: &ChannelObject) -> Raised {
 /// # Safety
 /// Attached.
 #[inline]
-unsafe fn none() -> *mut ffi::PyObject {
+pub(super) unsafe fn none() -> *mut ffi::PyObject {
     // SAFETY: attached.
     unsafe { ffi::Py_NewRef(ffi::Py_None()) }
 }
 
 /// `Channel.send(value, timeout=None)`.
-unsafe extern "C-unwind" fn send(
+pub(super) unsafe extern "C-unwind" fn send(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -206,7 +206,7 @@ unsafe fn send_slowly(
 }
 
 /// `Channel.recv(timeout=None)`.
-unsafe extern "C-unwind" fn recv(
+pub(super) unsafe extern "C-unwind" fn recv(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -303,7 +303,7 @@ unsafe fn receive_slowly(
     }
 }
 
-unsafe extern "C-unwind" fn send_nowait(
+pub(super) unsafe extern "C-unwind" fn send_nowait(
     this: *mut ffi::PyObject,
     value: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
@@ -326,7 +326,7 @@ unsafe extern "C-unwind" fn send_nowait(
     }
 }
 
-unsafe extern "C-unwind" fn recv_nowait(
+pub(super) unsafe extern "C-unwind" fn recv_nowait(
     this: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
@@ -346,13 +346,13 @@ unsafe extern "C-unwind" fn recv_nowait(
     }
 }
 
-unsafe extern "C-unwind" fn asend(
+pub(super) unsafe extern "C-unwind" fn asend(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
+    // SAFETY: called by CPython on a `Channel` or an end of one, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
         let mut patience = Patience::Forever;
@@ -375,7 +375,7 @@ unsafe extern "C-unwind" fn asend(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        let channel = ChannelObject::from_object(this);
+        let channel = ends::channel_of(this);
         if channel.core().is_timer() {
             refuse_send(py, channel);
             return ptr::null_mut();
@@ -384,13 +384,13 @@ unsafe extern "C-unwind" fn asend(
     }
 }
 
-unsafe extern "C-unwind" fn arecv(
+pub(super) unsafe extern "C-unwind" fn arecv(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
+    // SAFETY: called by CPython on a `Channel` or an end of one, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
         let mut patience = Patience::Forever;
@@ -400,14 +400,18 @@ unsafe extern "C-unwind" fn arecv(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        if ChannelObject::from_object(this).core().is_timer() {
+        if ends::channel_of(this).core().is_timer() {
+            if ends::is_closed_end(this) {
+                ends::raise_closed(py, this);
+                return ptr::null_mut();
+            }
             return pending::awaitable(py, ReceiveTick::boxed(this, Form::Arecv), patience);
         }
         operation::new_recv(this, patience)
     }
 }
 
-unsafe extern "C-unwind" fn next(
+pub(super) unsafe extern "C-unwind" fn next(
     this: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
@@ -426,14 +430,18 @@ unsafe extern "C-unwind" fn next(
     }
 }
 
-unsafe extern "C-unwind" fn anext(
+pub(super) unsafe extern "C-unwind" fn anext(
     this: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
-        if ChannelObject::from_object(this).core().is_timer() {
+        if ends::channel_of(this).core().is_timer() {
             let py = Python::assume_attached();
+            if ends::is_closed_end(this) {
+                ffi::PyErr_SetNone(ffi::PyExc_StopAsyncIteration);
+                return ptr::null_mut();
+            }
             return pending::awaitable(
                 py,
                 ReceiveTick::boxed(this, Form::Anext),

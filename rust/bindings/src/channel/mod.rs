@@ -1,7 +1,9 @@
 //! Channels for Python.
 //!
-//! [`entries`] has the calls that may wait, and the hot ones; [`timer`] the channels whose values come from a clock.
+//! [`entries`] has the calls that may wait, and the hot ones; [`ends`] senders and receivers; [`timer`] the channels whose
+//! values come from a clock.
 
+pub mod ends;
 mod entries;
 mod timer;
 
@@ -14,7 +16,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use penstock_core::channel::Channel;
+use penstock_core::channel::{Channel, Ends};
 use pyo3::{
     PyTraverseError, PyVisit,
     exceptions::{PyMemoryError, PyTypeError, PyValueError},
@@ -47,6 +49,8 @@ use crate::{
 #[pyclass(frozen, weakref, module = "penstock", name = "Channel")]
 pub struct ChannelObject {
     core: Channel<Object, Mode>,
+    /// Counts the `Sender`s and `Receiver`s, and closes the channel as the last of them goes.
+    ends: Ends<Mode>,
     /// Set by the garbage collector only.
     name: Mutex<Option<Object>>,
 }
@@ -104,6 +108,7 @@ impl ChannelObject {
         };
         Ok(Self {
             core,
+            ends: Ends::new(mode()),
             // SAFETY: alive, and attached.
             name: Mutex::new(name.map(|name| unsafe { Object::new(name.as_ptr()) })),
         })
@@ -139,10 +144,11 @@ impl ChannelObject {
     fn stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let class = py.import("penstock.channel")?.getattr("ChannelStats")?;
         let stats = self.core.stats();
+        let left = self.ends.dropped();
         let figures = (
             stats.sent,
-            stats.received,
-            stats.dropped,
+            stats.received.saturating_sub(left), // the channel takes what it drops out as a receiver does
+            stats.dropped + left,
             stats.send_waits,
             stats.recv_waits,
         );

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use penstock_core::{
-    channel::{BeginRecv, Channel, RecvError, Stamp, TryRecvError},
+    channel::{BeginRecv, Channel, Ends, RecvError, Stamp, TryRecvError},
     wait::{Entry, Outcome, WaiterRef},
 };
 use pyo3::{
@@ -13,7 +13,7 @@ use pyo3::{
     sync::PyOnceLock,
 };
 
-use super::{ChannelObject, entries::closed};
+use super::{ChannelObject, ends, entries::closed};
 use crate::{
     convert,
     error::{Failure, Raised, raise},
@@ -77,6 +77,7 @@ pub fn tick(seconds: &Bound<'_, PyAny>) -> PyResult<ChannelObject> {
 fn timer(core: Channel<Object, crate::mode::Mode>, name: Object) -> ChannelObject {
     ChannelObject {
         core,
+        ends: Ends::new(mode()),
         name: Mutex::new(Some(name)),
     }
 }
@@ -138,7 +139,7 @@ pub enum Form {
 
 impl ReceiveTick {
     /// # Safety
-    /// Attached; `channel` is alive, a timer.
+    /// Attached; `channel` is alive, a timer or an end of one.
     pub unsafe fn boxed(channel: *mut ffi::PyObject, form: Form) -> Box<dyn Pending> {
         Box::new(Self {
             // SAFETY: the caller's promise.
@@ -149,8 +150,8 @@ impl ReceiveTick {
     }
 
     fn core(&self) -> &Channel<Object, crate::mode::Mode> {
-        // SAFETY: a channel, alive as long as the reference.
-        unsafe { ChannelObject::from_object(self.channel.as_ptr()) }.core()
+        // SAFETY: a channel or an end of one, alive as long as the reference.
+        unsafe { ends::channel_of(self.channel.as_ptr()) }.core()
     }
 
     fn closed(&self, py: Python<'_>) -> Raised {

@@ -195,24 +195,28 @@ unsafe fn step(object: *mut ffi::PyObject, argument: *mut ffi::PyObject) -> Resu
         if stepped.is_err() && ffi::PyErr_ExceptionMatches(ffi::PyExc_StopIteration) != 0 {
             return Err(refuse_stop_iteration(py));
         }
-        track_in_loop(object);
+        end_step(object);
         stepped
     }
 }
 
-/// Has the collector look at an operation that waits in an event loop.
+/// Has the collector look at an operation that waits in an event loop, and lets go of the channel or the end of one that is
+/// over: now, not with the object, which may be left to the thread that made it (see `object::disown`).
 ///
 /// # Safety
 /// Attached; `object` is an operation.
-unsafe fn track_in_loop(object: *mut ffi::PyObject) {
+unsafe fn end_step(object: *mut ffi::PyObject) {
     // SAFETY: by the caller's promise.
     unsafe {
-        let in_loop = matches!(
-            operation(object).state,
-            State::InLoop(_) | State::Delegated(..)
-        );
+        let this = operation(object);
+        let in_loop = matches!(this.state, State::InLoop(_) | State::Delegated(..));
         if in_loop && ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());
+        }
+        if matches!(this.state, State::Over)
+            && matches!(this.what, What::Send(_) | What::Recv { .. })
+        {
+            ffi::Py_CLEAR(&raw mut this.subject);
         }
     }
 }
@@ -294,7 +298,7 @@ unsafe extern "C-unwind" fn throw_method(
         // `from_value` makes an instance of a class, and a `TypeError` of what is no exception.
         let error = PyErr::from_value(Bound::from_borrowed_ptr(py, thrown));
         let stepped = operation(object).throw(py, error);
-        track_in_loop(object);
+        end_step(object);
         as_method(stepped)
     }
 }

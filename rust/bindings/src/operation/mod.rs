@@ -37,7 +37,7 @@ use pyo3::{
 use crate::{
     blocking,
     boundary::{raise_interrupt, running_task},
-    channel::ChannelObject,
+    channel::{ChannelObject, ends},
     convert::Patience,
     debug,
     error::{Failure, Raised, raise},
@@ -206,7 +206,7 @@ pub unsafe fn new_call(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
     unsafe { new(What::Call, call, Patience::Forever) }
 }
 
-/// `channel.asend(value)`.
+/// `channel.asend(value)`, or that of a sender.
 ///
 /// # Safety
 /// Attached; both are alive.
@@ -219,7 +219,7 @@ pub unsafe fn new_send(
     unsafe { new(What::Send(Some(Object::new(value))), channel, patience) }
 }
 
-/// `channel.arecv()`.
+/// `channel.arecv()`, or that of a receiver.
 ///
 /// # Safety
 /// Attached; the channel is alive.
@@ -394,6 +394,9 @@ impl Operation {
     /// # Safety
     /// As for [`step`](Self::step).
     unsafe fn start(&mut self, py: Python<'_>) -> Result<Step, Raised> {
+        if self.end_is_closed() {
+            return Err(self.closed(py));
+        }
         let running = running_task().filter(|(_, task, _)| {
             // SAFETY: it runs on this stack, so it is alive.
             unsafe { task.as_ref() }.kind() == Kind::Coroutine
@@ -464,8 +467,15 @@ impl Operation {
 
     /// The channel of a send or a receive. Not tied to the borrow of `self`: the object outlives each step.
     fn channel<'a>(&self) -> &'a ChannelObject {
-        // SAFETY: a send or a receive has a channel, which it keeps alive.
-        unsafe { ChannelObject::from_object(self.subject) }
+        // SAFETY: a send or a receive has a channel, or an end of one, which it keeps alive.
+        unsafe { ends::channel_of(self.subject) }
+    }
+
+    /// Whether it was made by an end of a channel that is closed.
+    fn end_is_closed(&self) -> bool {
+        // SAFETY: alive, the operation holds it.
+        matches!(self.what, What::Send(_) | What::Recv { .. })
+            && unsafe { ends::is_closed_end(self.subject) }
     }
 
     /// The entry of a send or a receive that waits, as above.
@@ -497,8 +507,8 @@ impl Operation {
         let subject = self.subject;
         match &mut self.what {
             What::Send(value) => {
-                // SAFETY: a send has a channel, which it keeps alive.
-                let channel = unsafe { ChannelObject::from_object(subject) };
+                // SAFETY: a send has a channel, or an end of one, which it keeps alive.
+                let channel = unsafe { ends::channel_of(subject) };
                 let Some(sent) = value.take() else {
                     return Ok(Some(none()));
                 };
@@ -554,8 +564,8 @@ impl Operation {
                 let Some(sent) = value.take() else {
                     return none();
                 };
-                // SAFETY: a send has a channel, which it keeps alive.
-                let channel = unsafe { ChannelObject::from_object(subject) };
+                // SAFETY: a send has a channel, or an end of one, which it keeps alive.
+                let channel = unsafe { ends::channel_of(subject) };
                 match channel.core().begin_send(sent, place) {
                     BeginSend::Done => none(),
                     BeginSend::Closed(_) => Err(self.closed(py)),
@@ -673,7 +683,8 @@ impl Operation {
         if matches!(self.what, What::Recv { iterates: true }) {
             return raise(py, PyStopAsyncIteration::new_err(()));
         }
-        Failure::Closed.raise(py, "the channel is closed")
+        // SAFETY: alive, the operation holds it.
+        unsafe { ends::raise_closed(py, self.subject) }
     }
 
     fn interrupted(&self, py: Python<'_>) -> Raised {

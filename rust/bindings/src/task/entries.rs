@@ -16,6 +16,7 @@ use crate::{
     convert::{Patience, parse},
     error::{Failure, Raised, raise},
     hot::Definition,
+    object::disown,
     operation,
     runtime::{self, RuntimeObject},
 };
@@ -203,6 +204,8 @@ unsafe fn new_from(
                 let value = *arguments.add(index.cast_unsigned());
                 ffi::PyTuple_SET_ITEM(args, index - 1, ffi::Py_NewRef(value));
             }
+            // The worker drops it, and with it what only the task had.
+            disown(args);
         }
         let mut kwargs = ptr::null_mut();
         if !keywords.is_null() && ffi::PyTuple_GET_SIZE(keywords) > 0 {
@@ -216,6 +219,7 @@ unsafe fn new_from(
                     return ptr::null_mut();
                 }
             }
+            disown(kwargs);
         }
         new_task(py, scheduler, *arguments, args, kwargs, ptr::null_mut())
     }

@@ -5,6 +5,8 @@
 //! - [`list`]: no capacity, linked blocks of slots, senders never wait;
 //! - [`timer`]: `after` and `tick`, whose values are moments and which nobody sends on.
 //!
+//! [`ends`] counts the directional ends of a channel: the last of a direction to go closes it.
+//!
 //! A waiting operation is two calls, for the core never blocks: `begin_send` or `begin_recv` does the
 //! work or leaves an [`Entry`] where a peer finds it, with the caller's waiter armed; the caller
 //! sleeps until `entry.waiter.outcome(entry.epoch)` says how it ended (or disarms the waiter), then
@@ -33,6 +35,7 @@
 //! threads first, as an interpreter does.
 
 mod array;
+mod ends;
 mod error;
 mod list;
 mod rendezvous;
@@ -51,6 +54,7 @@ use rendezvous::Rendezvous;
 use returned::Returned;
 use timer::Timer;
 
+pub use ends::Ends;
 pub use error::{RecvError, SendError, TryRecvError, TrySendError};
 pub use timer::Stamp;
 

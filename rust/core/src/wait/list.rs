@@ -177,8 +177,13 @@ impl<T> Place<T> for InPlace<T> {
         let waiter = unsafe { WaiterRef::borrow(self.waiter) };
         let epoch = waiter.arm();
         let entry = Entry::new(ManuallyDrop::into_inner(waiter), epoch, value);
+        // Not by way of a reference, which would not outlive the owner's own look at its entry.
+        let node = self.memory.cast::<Entry<T>>();
         // SAFETY: free, and alive until the operation has been finished, by the promise of `new`.
-        unsafe { list.push(NonNull::from((*self.memory.as_ptr()).write(entry)), false) };
+        unsafe {
+            node.write(entry);
+            list.push(node, false);
+        }
         epoch
     }
 }
@@ -403,11 +408,13 @@ impl<T> WaiterList<T> {
         // caller holds; the reference taken over here is the one `push` gave the list.
         unsafe {
             let links = &mut *(*node).links.get();
-            if links.prev.is_null() {
-                self.head = links.next;
+            // The pointer that `push` was given, not `node`: that may have been made of a reference to the entry, which
+            // must not reach the counts of its `Arc`.
+            let entry = if links.prev.is_null() {
+                std::mem::replace(&mut self.head, links.next)
             } else {
-                (*(*links.prev).links.get()).next = links.next;
-            }
+                std::mem::replace(&mut (*(*links.prev).links.get()).next, links.next)
+            };
             if links.next.is_null() {
                 self.tail = links.prev;
             } else {
@@ -415,7 +422,7 @@ impl<T> WaiterList<T> {
             }
             let counted = std::mem::replace(links, Links::NONE).counted;
             Unlinked {
-                entry: NonNull::new_unchecked(node.cast_mut()),
+                entry: NonNull::new_unchecked(entry.cast_mut()),
                 counted,
             }
         }

@@ -42,8 +42,10 @@ pub fn waiter() -> WaiterRef {
         waiter: Waiter::new(&PARKED),
         thread: thread::current(),
     });
-    // SAFETY: embedded as `PARKED` expects, and alive. The pointer is to the whole struct.
-    unsafe { WaiterRef::retain(NonNull::from(&*parked).cast()) }
+    // By `as_ptr`: a pointer made of a reference to the struct must not reach the counts beside it.
+    let whole = NonNull::new(Arc::as_ptr(&parked).cast_mut()).expect("an `Arc` is not null");
+    // SAFETY: embedded as `PARKED` expects, and alive.
+    unsafe { WaiterRef::retain(whole.cast()) }
 }
 
 /// Sleeps until the wait of `entry` has ended.
