@@ -270,7 +270,7 @@ fn a_task_queued_while_a_worker_is_added_is_run() {
 /// The child is pushed to the ring of a worker whose slot goes at that moment, or that is not its parent's any more.
 #[test]
 fn a_task_queued_on_the_ring_of_a_worker_that_is_taken_away_is_run() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler(2);
         let child = Mailbox::new();
         let parks = child.clone();
@@ -318,7 +318,7 @@ fn a_scheduler_that_is_closed_while_its_task_starts_another_ends_after_both() {
 
 #[test]
 fn a_task_bound_to_a_node_whose_worker_goes_to_rest_is_run() {
-    explore(3, || {
+    explore(2, || {
         let scheduler = scheduler_on_two_nodes();
         let me = waiter();
         let first = go_on(scheduler, 1, || ());
@@ -347,7 +347,7 @@ fn a_task_bound_to_a_node_is_run_while_the_worker_of_another_goes_to_rest() {
 /// Its home goes: another node's worker has to take it.
 #[test]
 fn a_task_bound_to_a_node_that_loses_its_worker_is_run() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler_on_two_nodes();
         let me = waiter();
         let resizer = thread::spawn(move || scheduler.set_workers(1));
