@@ -10,15 +10,20 @@ from __future__ import annotations
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
 from penstock import _debug
 from penstock._core import (
+    AtomicBool,
+    AtomicInt,
+    AtomicRef,
     Channel,
     Task,
     __version__,
     ablocking,
+    after,
     asleep,
     blocking,
     build_profile,
     go,
     sleep,
+    tick,
     yield_now,
 )
 from penstock.channel import ChannelStats
@@ -38,12 +43,17 @@ from penstock.map_results import map
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
+from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
 from penstock.topology import CpuBudget, Node, Topology
 
 __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "AtomicBool",
+    "AtomicInt",
+    "AtomicRef",
+    "Barrier",
     "Buffer",
     "BufferPool",
     "BufferStats",
@@ -51,20 +61,27 @@ __all__ = [
     "Channel",
     "ChannelClosed",
     "ChannelStats",
+    "Condition",
     "CpuBudget",
     "Deadlock",
     "Empty",
+    "Event",
     "Executor",
     "Full",
     "Group",
+    "Lock",
     "Node",
+    "Once",
     "PenstockError",
     "Runtime",
     "RuntimeStats",
+    "Semaphore",
     "Task",
     "Topology",
+    "WaitGroup",
     "__version__",
     "ablocking",
+    "after",
     "as_completed",
     "asleep",
     "await_",
@@ -77,6 +94,7 @@ __all__ = [
     "move_on_after",
     "pinned",
     "sleep",
+    "tick",
     "timeout",
     "wait",
     "yield_now",

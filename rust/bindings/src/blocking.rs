@@ -175,6 +175,22 @@ impl Pool {
         }
     }
 
+    /// The thread with that number does not come. Whether others do, as where there are as many as there may be; if not it is
+    /// still counted.
+    fn leave_to_others(&self, number: u64) -> bool {
+        let mut state = self.lock();
+        let at = state.starting.iter().position(|one| *one == number);
+        if at.is_some() && state.threads == 1 {
+            return false;
+        }
+        if let Some(at) = at {
+            state.starting.swap_remove(at);
+            state.threads -= 1;
+            runtime::thread_ended();
+        }
+        true
+    }
+
     /// Takes a call back that no thread has taken. Its reference is the caller's again.
     fn take_back(&self, call: *mut ffi::PyObject) -> bool {
         let calls = &mut self.lock().calls;
@@ -256,6 +272,13 @@ unsafe fn start_for(py: Python<'_>, call: *mut ffi::PyObject, number: u64) -> Re
         return Ok(());
     }
     let pool = Pool::get();
+    // SAFETY: attached, with an exception set.
+    let is_refused = unsafe { ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) } != 0;
+    if is_refused && !runtime::is_over() && pool.leave_to_others(number) {
+        // SAFETY: attached.
+        unsafe { ffi::PyErr_Clear() };
+        return Ok(());
+    }
     let taken_back = pool.take_back(call);
     if let Some(state) = pool.take_number(number) {
         // Others may have queued calls because this thread was about to come.
@@ -280,7 +303,7 @@ unsafe fn start_for(py: Python<'_>, call: *mut ffi::PyObject, number: u64) -> Re
     // Another thread is at the call. Then no thread is missed; but a signal handler's exception has to come through.
     // SAFETY: attached.
     unsafe {
-        if ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) == 0 {
+        if !is_refused {
             abandon(call);
             return Err(Raised);
         }
@@ -502,7 +525,7 @@ call that waits for a task which calls `blocking` waits for a free thread: with 
 when they had nothing to do for ten seconds. At exit nobody waits for calls.\n\n\
 Raises:\n    Cancelled: the caller was cancelled.\n    \
 TypeError: ``fn`` is no plain callable.\n    \
-RuntimeError: no thread can be started, or the interpreter is about to exit; the call was not made.\n\n\
+RuntimeError: no thread is there and none can be started, or the interpreter is about to exit; it was not made.\n\n\
 >>> import time\n>>> import penstock\n>>> penstock.blocking(time.strftime, \"%Y\", time.gmtime(0))\n'1970'\n";
 
 const ABLOCKING_DOC: &std::ffi::CStr = c"ablocking(fn, /, *args, **kwargs)\n--\n\n\

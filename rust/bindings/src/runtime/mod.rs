@@ -191,6 +191,7 @@ pub fn _after_fork_in_child() {
     fork::entered_child();
     Machine::forget_current();
     boundary::forget_thread(forked);
+    crate::lock::owner::entered_child(forked);
     deadlock::forget_threads();
     host::forget_threads();
     blocking::forget_pool();

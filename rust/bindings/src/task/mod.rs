@@ -14,6 +14,7 @@ mod run;
 
 pub use entries::{FUNCTIONS, METHODS, RUNTIME_METHODS, new_unsubmitted, wait_done};
 pub use memory::{collection_begins, load, prewarm, rest};
+pub use run::close_coroutine;
 
 use std::{
     cell::UnsafeCell,
@@ -563,7 +564,7 @@ pub unsafe fn close(scheduler: &'static Scheduler, last: &Object) -> bool {
 
 /// Plain or async, as `inspect.iscoroutinefunction` says; an error for what cannot be called.
 #[inline]
-fn kind_of(py: Python<'_>, callable: *mut ffi::PyObject) -> Result<Kind, Raised> {
+pub fn kind_of(py: Python<'_>, callable: *mut ffi::PyObject) -> Result<Kind, Raised> {
     match interpreter::function_kind(py, callable) {
         interpreter::FunctionKind::Plain => Ok(Kind::Call),
         interpreter::FunctionKind::Coroutine => Ok(Kind::Coroutine),
