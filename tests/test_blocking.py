@@ -310,6 +310,7 @@ def test_a_call_may_call() -> None:
     assert blocking(blocking, go(lambda: 3).result) == 3
 
 
+@pytest.mark.thread_unsafe(reason="takes all threads of the pool at once")
 def test_calls_that_all_call_again_do_not_wait_for_themselves() -> None:
     together = threading.Barrier(512, timeout=LIMIT)
 

@@ -353,3 +353,22 @@ def test_what_needs_no_runtime_starts_none(run_program: Any) -> None:
         assert started()
         """
     )
+
+
+@pytest.mark.parametrize("how", ["await_", "async for"])
+def test_a_deadline_around_a_wait_of_a_coroutine_is_raised_and_not_taken_for_the_waits_own(how: str) -> None:
+    gate = Channel[int]()
+    task = go(gate.recv)
+
+    async def main() -> None:
+        with penstock.timeout(0.01):
+            if how == "await_":
+                await penstock.await_([task], timeout=3600)
+            else:
+                async for _ in penstock.as_completed([task], timeout=3600):
+                    pass
+
+    with pytest.raises(TimeoutError, match="of the block around this call are over"):
+        go(main).result(timeout=60)
+    gate.send(1)
+    assert task.result(timeout=60) == 1

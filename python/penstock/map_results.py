@@ -255,7 +255,8 @@ class MapResults(Generic[R]):
             await task._ajoin()
 
     def __del__(self) -> None:
-        self._abandon()
+        for task in self._unfinished:  # nothing else: at exit, nothing new can be made
+            task.cancel()
 
     def __repr__(self) -> str:
         return f"<penstock.map at {id(self):#x}: {len(self._unfinished)} running>"

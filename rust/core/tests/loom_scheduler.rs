@@ -240,7 +240,7 @@ fn a_pinned_coroutine_whose_machine_gives_its_worker_away_goes_on_there() {
 
 #[test]
 fn a_task_queued_while_a_worker_is_taken_away_is_run() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler(2);
         let me = waiter();
         let first = go(scheduler, || ());
@@ -255,7 +255,7 @@ fn a_task_queued_while_a_worker_is_taken_away_is_run() {
 
 #[test]
 fn a_task_queued_while_a_worker_is_added_is_run() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler(2);
         scheduler.set_workers(1);
         let me = waiter();
@@ -270,7 +270,7 @@ fn a_task_queued_while_a_worker_is_added_is_run() {
 /// The child is pushed to the ring of a worker whose slot goes at that moment, or that is not its parent's any more.
 #[test]
 fn a_task_queued_on_the_ring_of_a_worker_that_is_taken_away_is_run() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler(2);
         let child = Mailbox::new();
         let parks = child.clone();
@@ -288,7 +288,7 @@ fn a_task_queued_on_the_ring_of_a_worker_that_is_taken_away_is_run() {
 
 #[test]
 fn a_task_submitted_while_the_scheduler_is_closed_runs_or_is_refused_and_it_ends() {
-    explore(3, || {
+    explore(2, || {
         let scheduler = scheduler(1);
         let closer = thread::spawn(move || close(scheduler, &waiter()));
         if let Some(task) = try_go(scheduler, || ()) {
@@ -300,7 +300,7 @@ fn a_task_submitted_while_the_scheduler_is_closed_runs_or_is_refused_and_it_ends
 
 #[test]
 fn a_scheduler_that_is_closed_while_its_task_starts_another_ends_after_both() {
-    explore(3, || {
+    explore(2, || {
         let scheduler = scheduler(1);
         let ended = Arc::new(Mutex::new(0));
         let both = Arc::clone(&ended);
@@ -318,7 +318,7 @@ fn a_scheduler_that_is_closed_while_its_task_starts_another_ends_after_both() {
 
 #[test]
 fn a_task_bound_to_a_node_whose_worker_goes_to_rest_is_run() {
-    explore(3, || {
+    explore(2, || {
         let scheduler = scheduler_on_two_nodes();
         let me = waiter();
         let first = go_on(scheduler, 1, || ());
@@ -331,7 +331,7 @@ fn a_task_bound_to_a_node_whose_worker_goes_to_rest_is_run() {
 
 #[test]
 fn a_task_bound_to_a_node_is_run_while_the_worker_of_another_goes_to_rest() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler_on_two_nodes();
         let me = waiter();
         let first = go(scheduler, || ());
@@ -347,7 +347,7 @@ fn a_task_bound_to_a_node_is_run_while_the_worker_of_another_goes_to_rest() {
 /// Its home goes: another node's worker has to take it.
 #[test]
 fn a_task_bound_to_a_node_that_loses_its_worker_is_run() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler_on_two_nodes();
         let me = waiter();
         let resizer = thread::spawn(move || scheduler.set_workers(1));
@@ -360,7 +360,7 @@ fn a_task_bound_to_a_node_that_loses_its_worker_is_run() {
 
 #[test]
 fn a_task_queued_by_one_that_blocks_its_thread_is_run_by_the_worker_of_another_node() {
-    explore(2, || {
+    explore(1, || {
         let scheduler = scheduler_on_two_nodes();
         let ran = Arc::new((Mutex::new(false), Condvar::new()));
         go_on(scheduler, 1, || ());
