@@ -184,3 +184,19 @@ def _run_program(
 def run_program() -> RunProgram:
     """``run_program(source, env=, returncode=0, stdout=, stderr="", limit=60.0)``; see ``_run_program``."""
     return _run_program
+
+
+def _wait_for_waiters(waited_on: object, count: int) -> None:
+    wanted = f"{count} waiting>" if count else ""
+
+    def reached() -> bool:
+        shown = repr(waited_on)
+        return shown.endswith(wanted) if wanted else "waiting" not in shown
+
+    _wait_until(reached)
+
+
+@pytest.fixture(scope="session")
+def wait_for_waiters() -> Callable[[object, int], None]:
+    """``wait_for_waiters(lock, 2)`` returns once two wait on it, by its repr. Not for use inside a task."""
+    return _wait_for_waiters

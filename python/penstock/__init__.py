@@ -10,6 +10,9 @@ from __future__ import annotations
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
 from penstock import _debug
 from penstock._core import (
+    AtomicBool,
+    AtomicInt,
+    AtomicRef,
     Channel,
     Task,
     __version__,
@@ -40,12 +43,17 @@ from penstock.map_results import map
 from penstock.memory import Buffer, BufferPool, BufferStats, buffers
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
+from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
 from penstock.topology import CpuBudget, Node, Topology
 
 __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "AtomicBool",
+    "AtomicInt",
+    "AtomicRef",
+    "Barrier",
     "Buffer",
     "BufferPool",
     "BufferStats",
@@ -53,18 +61,24 @@ __all__ = [
     "Channel",
     "ChannelClosed",
     "ChannelStats",
+    "Condition",
     "CpuBudget",
     "Deadlock",
     "Empty",
+    "Event",
     "Executor",
     "Full",
     "Group",
+    "Lock",
     "Node",
+    "Once",
     "PenstockError",
     "Runtime",
     "RuntimeStats",
+    "Semaphore",
     "Task",
     "Topology",
+    "WaitGroup",
     "__version__",
     "ablocking",
     "after",

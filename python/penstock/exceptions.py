@@ -7,12 +7,13 @@ it is how a task learns that it should end, and like `KeyboardInterrupt` it pass
 from __future__ import annotations
 
 import queue
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock._core import Task
 
-__all__ = ["Cancelled", "ChannelClosed", "Deadlock", "Empty", "Full", "PenstockError"]
+__all__ = ["BarrierTimeout", "Cancelled", "ChannelClosed", "Deadlock", "Empty", "Full", "PenstockError"]
 
 
 class PenstockError(Exception):
@@ -29,6 +30,10 @@ class Full(PenstockError, queue.Full):
 
 class Empty(PenstockError, queue.Empty):
     """The channel has nothing now; also a `queue.Empty`."""
+
+
+class BarrierTimeout(PenstockError, threading.BrokenBarrierError, TimeoutError):
+    """A wait at a barrier took longer than its ``timeout=``, and so the barrier is broken."""
 
 
 class Deadlock(PenstockError, RuntimeError):

@@ -242,7 +242,7 @@ class MapResults(Generic[R]):
         unfinished, self._unfinished = self._unfinished, set()
         for task in unfinished:
             task.cancel()
-        return unfinished
+        return {task for task in unfinished if not task._is_elsewhere()}
 
     def close(self) -> None:
         """Cancel what runs, and wait until it has ended. No results come after this."""

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import functools
-from typing import assert_type
+from typing import Literal, assert_type
 
 from penstock import (
+    AtomicBool,
+    AtomicInt,
+    AtomicRef,
+    Barrier,
     Channel,
+    Condition,
+    Event,
     Group,
+    Lock,
+    Once,
     RuntimeStats,
+    Semaphore,
     Task,
+    WaitGroup,
     after,
     as_completed,
     asleep,
@@ -139,3 +149,50 @@ async def many() -> None:
         assert_type(ended, Task[float])
     async for result in map(plain, [1]):
         assert_type(result, float)
+
+
+# Locks
+
+lock = Lock()
+assert_type(lock.acquire(), bool)
+assert_type(lock.acquire(timeout=0.5), bool)
+assert_type(lock.release(), None)
+with lock as locked, Semaphore(2) as permitted:
+    assert_type(locked, bool)
+    assert_type(permitted, bool)
+assert_type(Event().wait(0.5), Literal[True])
+assert_type(Barrier(2, action=lambda: None, timeout=1).wait(), int)
+assert_type(WaitGroup().wait(), None)
+assert_type(Once().do(lambda: 3), None)
+condition = Condition(lock)
+assert_type(condition.wait(), Literal[True])
+assert_type(condition.wait_for(lambda: [1]), list[int])
+Condition(3)  # type: ignore[arg-type]
+Once().do(3)  # type: ignore[arg-type]
+
+
+async def awaits_locks() -> None:
+    async with lock, Semaphore(), condition:
+        pass
+    assert_type(await lock.aacquire(timeout=0.5), Literal[True])
+    assert_type(await Event().await_(), Literal[True])
+    assert_type(await Barrier(2).await_(), int)
+    assert_type(await WaitGroup().await_(), None)
+    assert_type(await condition.await_for(lambda: [1], timeout=1), list[int])
+    assert_type(await Once().ado(awaits_locks), None)
+
+
+# Atomics
+
+counter = AtomicInt(3)
+assert_type(counter.load(), int)
+assert_type(counter.add(1), int)
+assert_type(counter.compare_exchange(4, 5), bool)
+assert_type(int(counter), int)
+counter.add(1.5)  # type: ignore[arg-type]
+assert_type(AtomicBool().swap(True), bool)
+AtomicBool(1)  # type: ignore[arg-type]
+reference = AtomicRef[str | None](None)
+assert_type(reference.load(), str | None)
+assert_type(reference.swap("x"), str | None)
+reference.store(3)  # type: ignore[arg-type]

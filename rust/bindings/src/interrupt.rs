@@ -343,6 +343,24 @@ impl Mark {
     }
 }
 
+/// Whether `error`, which interrupts a wait that is over but for its clean-up, leads further out than `before`, which did
+/// so earlier: then it takes its place.
+pub fn outranks(error: &Bound<'_, PyAny>, before: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(match (Mark::of(error)?, Mark::of(before)?) {
+        (Some(scope), Some(earlier)) => scope < earlier,
+        // Unmarked are the `timeout=` of the wait itself, which is further in than all others, and the cancellation of a
+        // whole task, an event loop's and Ctrl-C, which are further out.
+        (None, _) => !error.is_instance_of::<PyTimeoutError>(),
+        (Some(_), None) => before.is_instance_of::<PyTimeoutError>(),
+    })
+}
+
+/// The same for Python.
+#[pyfunction]
+pub fn _outranks(error: &Bound<'_, PyAny>, before: &Bound<'_, PyAny>) -> PyResult<bool> {
+    outranks(error, before)
+}
+
 fn raise_marked(class: &Bound<'_, PyType>, message: &str, scope: ScopeId) -> Raised {
     let py = class.py();
     let marked = class.call1((message,)).and_then(|error| {

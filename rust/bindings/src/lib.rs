@@ -2,6 +2,7 @@
 //!
 //! It converts, calls the core and converts back; it holds no algorithm.
 
+mod atomic;
 mod blocking;
 mod boundary;
 mod callback;
@@ -15,6 +16,7 @@ mod fiber;
 mod hot;
 mod interpreter;
 mod interrupt;
+mod lock;
 mod memory;
 mod mode;
 mod object;
@@ -25,7 +27,9 @@ mod runtime;
 mod scope;
 mod stall;
 mod task;
+mod tasks;
 mod topology;
+mod tracer;
 mod unwind;
 
 use pyo3::{ffi, prelude::*, types::PyType};
@@ -45,16 +49,22 @@ mod _core {
 
     #[pymodule_export]
     use crate::{
+        atomic::{AtomicBoolObject, AtomicIntObject, AtomicRefObject},
         callback::CallbackObject,
         channel::{ChannelObject, after, tick},
         deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
-        interrupt::Mark,
+        interrupt::{_outranks, Mark},
+        lock::{
+            BarrierObject, ConditionObject, EventObject, LockObject, OnceObject, SemaphoreObject,
+            WaitGroupObject,
+        },
         memory::{Buffer, BufferPool, BufferStats},
         pinned::{_pin, _unpin},
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
         scope::{_seconds, ScopeObject},
         task::TaskObject,
+        tasks::{_is_of, _on_stacks},
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
     };
 
@@ -69,6 +79,7 @@ mod _core {
         crate::interpreter::watch_collections(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::memory::add(py)?;
+        crate::lock::add(py)?;
         crate::hot::add_functions(module, &crate::task::FUNCTIONS)?;
         for functions in crate::runtime::functions() {
             crate::hot::add_functions(module, functions)?;
@@ -81,6 +92,18 @@ mod _core {
             &crate::task::RUNTIME_METHODS,
         )?;
         crate::hot::add_methods(&py.get_type::<ChannelObject>(), &crate::channel::METHODS)?;
+        crate::hot::add_methods(
+            &py.get_type::<AtomicIntObject>(),
+            &crate::atomic::INT_METHODS,
+        )?;
+        crate::hot::add_methods(
+            &py.get_type::<AtomicBoolObject>(),
+            &crate::atomic::BOOL_METHODS,
+        )?;
+        crate::hot::add_methods(
+            &py.get_type::<AtomicRefObject>(),
+            &crate::atomic::REF_METHODS,
+        )?;
         // PyO3 lists what it exported itself; the package's own `__all__` says what is public.
         module.dict().del_item("__all__")
     }

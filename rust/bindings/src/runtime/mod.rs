@@ -23,11 +23,12 @@ use pyo3::{
 
 use crate::{blocking, boundary, deadlock, hot::Definition, interpreter, task::TaskObject};
 
-use self::{life::Life, settings::Settings};
 pub use self::{
+    host::{count_thread, thread_ended},
     life::{is_over, machines, over, quiescence},
     settings::{MAX_WORKERS, workers_from_environment},
 };
+use self::{life::Life, settings::Settings};
 
 /// The functions of the module.
 pub fn functions() -> impl Iterator<Item = &'static [Definition]> {
@@ -77,6 +78,7 @@ impl RuntimeObject {
             let message = format!("name must be None or a str, not {}", name.repr()?);
             return Err(PyTypeError::new_err(message));
         };
+        let settings = Box::leak(Box::new(settings));
         let life = Life::new(settings, Some(text.to_str()?.to_owned()));
         Ok(Self(Box::leak(Box::new(life))))
     }
@@ -189,10 +191,11 @@ pub fn _after_fork_in_child() {
     fork::entered_child();
     Machine::forget_current();
     boundary::forget_thread(forked);
+    crate::lock::owner::entered_child(forked);
     deadlock::forget_threads();
     host::forget_threads();
     blocking::forget_pool();
-    life::forget_all();
+    life::begin_in_child();
 }
 
 /// The task that forked has ended in the child, where it was an ordinary call of the main thread: with `result`, or

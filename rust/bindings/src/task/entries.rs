@@ -87,7 +87,8 @@ Parks a task, blocks a thread; ``await task`` and ``task.aresult()`` are the awa
 may wait, and ask again.\n\n\
 Raises:\n    Cancelled: the task was cancelled, or the caller was while it waited.\n    \
 TimeoutError: ``timeout`` seconds passed first; the task goes on.\n    \
-ValueError: ``timeout`` is negative.\n\n\
+ValueError: ``timeout`` is negative.\n    \
+RuntimeError: this is a forked child, where the unfinished tasks of its parent do not exist.\n\n\
 >>> from penstock import go\n>>> go(sorted, [3, 1, 2]).result(timeout=10)\n[1, 2, 3]\n";
 
 const EXCEPTION_DOC: &std::ffi::CStr = c"exception($self, /, timeout=None)\n--\n\n\
@@ -363,6 +364,7 @@ pub unsafe fn wait_done(
     if task.core.is_done() {
         return Ok(true);
     }
+    task.check_is_here(py)?;
     if patience == Patience::None {
         return Ok(false);
     }
@@ -479,6 +481,9 @@ unsafe fn awaitable(
             return ptr::null_mut();
         };
         let task = Bound::ref_from_ptr(py, &this).cast_unchecked::<TaskObject>();
+        if task.get().check_is_here(py).is_err() {
+            return ptr::null_mut();
+        }
         match operation::join(task, take, patience) {
             Ok(awaitable) => awaitable.into_ptr(),
             Err(error) => {

@@ -97,6 +97,21 @@ impl TaskObject {
         }
     }
 
+    /// Ends a call of the blocking pool that no thread comes to.
+    ///
+    /// # Safety
+    /// Attached. `object` is as for [`run_blocking`](Self::run_blocking).
+    pub unsafe fn fail_blocking(object: *mut ffi::PyObject, error: PyErr) {
+        // SAFETY: as above.
+        unsafe {
+            let task = TaskObject::from_object(object);
+            let starts = task.core.start();
+            debug_assert!(starts, "nobody cancels a call");
+            let error = error.into_value(Python::assume_attached());
+            task.finish(None, End::Raised, error.into_ptr());
+        }
+    }
+
     /// Calls the function in the task's context: its own, or else the `base` of the stack it runs on.
     ///
     /// # Safety
@@ -189,7 +204,7 @@ impl TaskObject {
                 return;
             }
             if !result.is_null() {
-                close_coroutine(py, result);
+                close_coroutine(py, result, "pass the async function itself, go(fn, *args)");
             }
             let error = PyErr::fetch(py);
             let end = if error.is_instance(py, classes(py).cancelled.bind(py)) {
@@ -324,11 +339,11 @@ impl TaskObject {
     }
 }
 
-/// A plain function returned a coroutine that nobody will await.
+/// A plain function returned a coroutine that nobody will await. `instead` says what to do.
 ///
 /// # Safety
 /// `coroutine` is a strong reference, given away here.
-unsafe fn close_coroutine(py: Python<'_>, coroutine: *mut ffi::PyObject) {
+pub unsafe fn close_coroutine(py: Python<'_>, coroutine: *mut ffi::PyObject, instead: &str) {
     // SAFETY: ours, by the caller's promise.
     let coroutine = unsafe { Bound::from_owned_ptr(py, coroutine) };
     let name = coroutine
@@ -337,8 +352,6 @@ unsafe fn close_coroutine(py: Python<'_>, coroutine: *mut ffi::PyObject) {
     if let Err(error) = coroutine.call_method0("close") {
         error.write_unraisable(py, Some(&coroutine));
     }
-    let message = format!(
-        "a plain function returned the coroutine of {name}: pass the async function itself, go(fn, *args)"
-    );
+    let message = format!("a plain function returned the coroutine of {name}: {instead}");
     raise(py, PyTypeError::new_err(message));
 }

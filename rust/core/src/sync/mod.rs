@@ -8,6 +8,7 @@
 //! already exclude each other (CPython's GIL), where an atomic read-modify-write would be a third
 //! of the cost of the whole operation.
 
+mod guarded;
 mod lock;
 #[cfg(loom)]
 mod loom_atomic;
@@ -25,6 +26,7 @@ pub use loom_atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, 
 #[cfg(loom)]
 pub use loom_cell::UnsafeCell;
 
+pub use guarded::Guarded;
 pub use lock::{Condition, Lock, LockGuard};
 pub use mode::{Exclusive, Mode, RawLock, Shared, SpinLock, Word};
 pub(crate) use thread::per_thread;

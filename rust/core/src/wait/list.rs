@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Claim, Epoch, Waiter, WaiterRef, fork};
+use super::{Claim, Epoch, Outcome, Waiter, WaiterRef, fork};
 use crate::sync::UnsafeCell;
 
 /// One waiter's stake in one operation.
@@ -70,6 +70,15 @@ impl<T> Entry<T> {
             slot: UnsafeCell::new(value),
             links: UnsafeCell::new(Links::NONE),
         }
+    }
+
+    /// How the wait ended.
+    ///
+    /// # Panics
+    /// Where it has not.
+    pub fn ended(&self) -> Outcome {
+        let outcome = self.waiter.outcome(self.epoch);
+        outcome.expect("finished while the wait goes on")
     }
 
     /// Takes what is in the slot.
