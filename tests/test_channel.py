@@ -43,17 +43,8 @@ def test_a_negative_capacity_is_refused(capacity: int) -> None:
         Channel[int](capacity)
 
 
-@pytest.mark.parametrize("capacity", ["3", 1.5, [], None])
-def test_a_capacity_that_is_no_integer_is_refused(capacity: Any) -> None:
-    """`None` too: that is to be an unbounded channel, which a rendezvous must not stand in for."""
-    with pytest.raises(
-        TypeError, match=rf"capacity must be an int from 0 to \d+, not {re.escape(repr(capacity))}"
-    ):
-        Channel[int](capacity)
-
-
 def test_a_capacity_that_no_memory_is_there_for_is_refused(run_program: Any) -> None:
-    with pytest.raises(ValueError, match=r"capacity must be an int from 0 to \d+, not 4294967296"):
+    with pytest.raises(ValueError, match=r"capacity must be None or an int from 0 to \d+, not 4294967296"):
         Channel[int](1 << 32)
     run_program(
         """

@@ -5,7 +5,9 @@ nothing: what is left is the way there and back.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 from time import perf_counter_ns as now
+from time import sleep
 
 
 def round_trips(call, count):
@@ -67,6 +69,27 @@ def burst_executor(count):
         return burst(ours, count)
 
 
+def unannounced(count, *, seconds=1.0):
+    """Plain tasks that block without saying so, all at once: each takes its thread with it."""
+    from penstock import go
+
+    start = now()
+    for task in [go(sleep, seconds) for _ in range(count)]:
+        task.result()
+    return now() - start
+
+
+def sleeping_threads(count, *, seconds=1.0):
+    """As many threads, started and joined."""
+    threads = [Thread(target=sleep, args=(seconds,)) for _ in range(count)]
+    start = now()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return now() - start
+
+
 SIDES = {
     "blocking in a thread": blocking_in_a_thread,
     "blocking in a task": blocking_in_a_task,
@@ -91,3 +114,21 @@ class Call:
 
     def time_call(self, side):
         SIDES[side](1000)
+
+
+class Unannounced:
+    """Time for 1,000 tasks in ``time.sleep(1)`` that nobody was told of, and for as many threads."""
+
+    params = (["tasks", "threads"],)
+    param_names = ("side",)
+    number = 1
+    timeout = 120
+
+    def setup(self, side):
+        if side == "tasks":
+            from .versions import needs
+
+            needs("go")
+
+    def time_sleep(self, side):
+        (unannounced if side == "tasks" else sleeping_threads)(1000)

@@ -5,6 +5,7 @@ bound before the clock starts, on every side.
 """
 
 import queue
+import threading
 from collections import deque
 from itertools import repeat
 from time import perf_counter_ns as now
@@ -26,6 +27,11 @@ def pairs_penstock(count, *, capacity=16):
 
     channel = Channel(capacity)
     return go(pairs, count, channel.send, channel.recv).result()
+
+
+def pairs_penstock_unbounded(count):
+    """The same over an unbounded channel."""
+    return pairs_penstock(count, capacity=None)
 
 
 def pairs_simple_queue(count):
@@ -55,24 +61,91 @@ def pairs_gevent(count):
     return gevent.spawn(pairs, count, fifo.put, fifo.get).get()
 
 
-class Pair:
-    """Time for 100,000 pairs of send and recv by one task on a channel of capacity 16."""
+def pipeline(count, put, get):
+    """Time until a thread has taken the ``count`` items that this one puts."""
+    item = object()
+    ready, done = threading.Event(), threading.Event()
 
-    params = (["penstock.Channel", "queue.SimpleQueue", "queue.Queue", "collections.deque"],)
+    def consume():
+        ready.set()
+        for _ in repeat(None, count):
+            get()
+        done.set()
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    ready.wait()
+    start = now()
+    for _ in repeat(None, count):
+        put(item)
+    done.wait()
+    elapsed = now() - start
+    consumer.join()
+    return elapsed
+
+
+def pipeline_penstock(count, *, capacity=None):
+    """Between two ordinary threads, over an unbounded channel."""
+    from penstock import Channel
+
+    channel = Channel(capacity)
+    return pipeline(count, channel.send, channel.recv)
+
+
+def pipeline_simple_queue(count):
+    """The same over ``queue.SimpleQueue``."""
+    fifo = queue.SimpleQueue()
+    return pipeline(count, fifo.put, fifo.get)
+
+
+class Pair:
+    """Time for 100,000 pairs of send and recv by one task, on channels of capacity 16 and of none."""
+
+    params = (
+        [
+            "penstock.Channel",
+            "penstock.Channel(None)",
+            "queue.SimpleQueue",
+            "queue.Queue",
+            "collections.deque",
+        ],
+    )
     param_names = ("side",)
     count = 100_000
 
     def setup(self, side):
-        if side == "penstock.Channel":
+        if side.startswith("penstock"):
             from .versions import needs
 
-            needs("go", "Channel")
+            needs("go", "Channel", *(["after"] if "None" in side else []))  # `after` came with `None`
         self.run = {
             "penstock.Channel": pairs_penstock,
+            "penstock.Channel(None)": pairs_penstock_unbounded,
             "queue.SimpleQueue": pairs_simple_queue,
             "queue.Queue": pairs_queue,
             "collections.deque": pairs_deque,
         }[side]
 
     def time_pair(self, side):
+        self.run(self.count)
+
+
+class UnboundedPipeline:
+    """Time for 100,000 items from one thread to another through a queue without a bound."""
+
+    params = (["penstock.Channel(None)", "queue.SimpleQueue"],)
+    param_names = ("side",)
+    count = 100_000
+
+    def setup(self, side):
+        if side.startswith("penstock"):
+            from .versions import needs
+
+            needs("Channel", "after")  # `after` came with `None`
+        self.run = {
+            "penstock.Channel(None)": pipeline_penstock,
+            "queue.SimpleQueue": pipeline_simple_queue,
+        }[side]
+
+    def time_pipeline(self, side):
         self.run(self.count)

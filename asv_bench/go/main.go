@@ -1,17 +1,21 @@
 // Go's side of figures.py: the same questions, asked of goroutines and channels.
 //
 // It answers on stdout, a line of JSON each: first what it is, then for every "ROW COUNT" read from
-// stdin the nanoseconds that COUNT operations took, their loop included. Nothing else runs between
+// stdin the nanoseconds that COUNT operations took, their loop included, or the bytes. Nothing else runs between
 // two questions, and the heap is collected before the clock starts, as on the Python side. The argument
 // "cpu" makes it count the CPU time of the process.
 package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -56,6 +60,128 @@ func pair(count int) time.Duration {
 	return now() - start
 }
 
+// Goroutines that start two goroutines each, until there are count.
+func spawnTree(count int) time.Duration {
+	var finished sync.WaitGroup
+	var branch func(size int)
+	branch = func(size int) {
+		left := (size - 1) / 2
+		for _, part := range [2]int{left, size - 1 - left} {
+			if part > 0 {
+				go branch(part)
+			}
+		}
+		finished.Done()
+	}
+	start := now()
+	finished.Add(count)
+	go branch(count)
+	finished.Wait()
+	return now() - start
+}
+
+// Items from producers to as many consumers over one channel, until the last has seen its end.
+func pipeline(ends int) func(int) time.Duration {
+	return func(count int) time.Duration {
+		channel := make(chan int, 1024)
+		var producers, consumers sync.WaitGroup
+		var taken atomic.Int64
+		start := now()
+		for range ends {
+			consumers.Go(func() {
+				mine := 0
+				for range channel {
+					mine++
+				}
+				taken.Add(int64(mine))
+			})
+			producers.Go(func() {
+				for range count / ends {
+					channel <- 1
+				}
+			})
+		}
+		producers.Wait()
+		close(channel)
+		consumers.Wait()
+		elapsed := now() - start
+		if taken.Load() != int64(count/ends*ends) {
+			panic("an item was lost")
+		}
+		return elapsed
+	}
+}
+
+// Additions by some goroutines at once, each its share.
+func share(goroutines int, count int, add func(int)) time.Duration {
+	var finished sync.WaitGroup
+	start := now()
+	for range goroutines - 1 {
+		finished.Go(func() { add(count / goroutines) })
+	}
+	add(count / goroutines)
+	finished.Wait()
+	return now() - start
+}
+
+func atomics(goroutines int) func(int) time.Duration {
+	return func(count int) time.Duration {
+		var number atomic.Int64
+		return share(goroutines, count, func(count int) {
+			for range count {
+				number.Add(1)
+			}
+		})
+	}
+}
+
+func mutexes(goroutines int) func(int) time.Duration {
+	return func(count int) time.Duration {
+		var lock sync.Mutex
+		number := 0
+		return share(goroutines, count, func(count int) {
+			for range count {
+				lock.Lock()
+				number++
+				lock.Unlock()
+			}
+		})
+	}
+}
+
+func resident() int64 {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		panic(err)
+	}
+	var size, pages int64
+	if _, err := fmt.Sscan(string(text), &size, &pages); err != nil {
+		panic(err)
+	}
+	return pages * int64(os.Getpagesize())
+}
+
+// The bytes by which the process grows while goroutines start and come to wait.
+func parked(count int) int64 {
+	var begun atomic.Int64
+	var finished sync.WaitGroup
+	channel := make(chan int)
+	before := resident()
+	for range count {
+		finished.Go(func() {
+			begun.Add(1)
+			<-channel
+		})
+	}
+	for begun.Load() < int64(count) {
+		time.Sleep(time.Millisecond)
+	}
+	grown := resident() - before
+	close(channel)
+	finished.Wait()
+	return grown
+}
+
 // A round trip between two goroutines over two unbuffered channels.
 func pingpong(count int) time.Duration {
 	there, back := make(chan int), make(chan int)
@@ -76,8 +202,24 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "cpu" {
 		now = used
 	}
-	rows := map[string]func(int) time.Duration{"spawn": spawn, "pair": pair, "pingpong": pingpong}
-	fmt.Printf("{\"version\": %q, \"rows\": [\"spawn\", \"pair\", \"pingpong\"]}\n", runtime.Version())
+	timed := map[string]func(int) time.Duration{
+		"spawn":         spawn,
+		"spawn_tree":    spawnTree,
+		"pair":          pair,
+		"pingpong":      pingpong,
+		"pipeline":      pipeline(1),
+		"pipeline_four": pipeline(4),
+		"atomic":        atomics(1),
+		"atomic_two":    atomics(2),
+		"mutex":         mutexes(1),
+		"mutex_two":     mutexes(2),
+	}
+	rows := map[string]func(int) int64{"parked": parked}
+	for name, row := range timed {
+		rows[name] = func(count int) int64 { return row(count).Nanoseconds() }
+	}
+	names, _ := json.Marshal(slices.Collect(maps.Keys(rows)))
+	fmt.Printf("{\"version\": %q, \"rows\": %s}\n", runtime.Version(), names)
 	questions := bufio.NewScanner(os.Stdin)
 	for questions.Scan() {
 		var row string
@@ -86,9 +228,9 @@ func main() {
 			fmt.Printf("{\"error\": %q}\n", "not a question: "+questions.Text())
 			continue
 		}
-		answer := make(chan time.Duration)
+		answer := make(chan int64)
 		runtime.GC()
 		go func() { answer <- rows[row](count) }()
-		fmt.Printf("{\"ns\": %d}\n", (<-answer).Nanoseconds())
+		fmt.Printf("{\"amount\": %d}\n", <-answer)
 	}
 }

@@ -10,15 +10,20 @@ from __future__ import annotations
 from penstock import _supported  # isort: skip # noqa: F401 # pyright: ignore[reportUnusedImport]
 from penstock import _debug
 from penstock._core import (
+    AtomicBool,
+    AtomicInt,
+    AtomicRef,
     Channel,
     Task,
     __version__,
     ablocking,
+    after,
     asleep,
     blocking,
     build_profile,
     go,
     sleep,
+    tick,
     yield_now,
 )
 from penstock.channel import ChannelStats
@@ -45,6 +50,9 @@ __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "AtomicBool",
+    "AtomicInt",
+    "AtomicRef",
     "Barrier",
     "Buffer",
     "BufferPool",
@@ -73,6 +81,7 @@ __all__ = [
     "WaitGroup",
     "__version__",
     "ablocking",
+    "after",
     "as_completed",
     "asleep",
     "await_",
@@ -85,6 +94,7 @@ __all__ = [
     "move_on_after",
     "pinned",
     "sleep",
+    "tick",
     "timeout",
     "wait",
     "yield_now",

@@ -1,12 +1,12 @@
-"""Channels: the compiled `Channel`, and what `Channel.stats()` returns."""
+"""Channels: the compiled `Channel`, those of a clock, and what `Channel.stats()` returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock._core import Channel
+from penstock._core import Channel, after, tick
 
-__all__ = ["Channel", "ChannelStats"]
+__all__ = ["Channel", "ChannelStats", "after", "tick"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class ChannelStats:
     """
 
     sent: int
-    """Values put in or handed over."""
+    """Values put in or handed over; ticks that came due."""
     received: int
     """Values taken out or handed over."""
     dropped: int
-    """Values that the channel threw away; a channel that blocks throws none."""
+    """Values that the channel threw away: ticks that nobody took. A channel that blocks throws none."""
     send_waits: int
     """Sends that had to wait."""
     recv_waits: int

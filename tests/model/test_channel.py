@@ -1,4 +1,4 @@
-"""A bounded channel against a deque: whatever is done to both, they agree."""
+"""A channel with a buffer against a deque: whatever is done to both, they agree."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def through_a_task(call: Callable[[], T]) -> T:
 
 
 class ChannelMachine(RuleBasedStateMachine):
-    """A channel is a bounded queue: first in, first out, never over capacity."""
+    """A channel is a queue: first in, first out, never over its capacity, if it has one."""
 
-    @initialize(capacity=st.integers(1, 4))
-    def open_channel(self, capacity: int) -> None:
+    @initialize(capacity=st.none() | st.integers(1, 4))
+    def open_channel(self, capacity: int | None) -> None:
         self.channel = Channel[int](capacity)
         self.model = deque[int]()  # each rule does the same to the channel and to the model
         self.capacity = capacity
@@ -93,7 +93,9 @@ class ChannelMachine(RuleBasedStateMachine):
 
     @invariant()
     def length_agrees(self) -> None:
-        assert len(self.channel) == len(self.model) <= self.channel.capacity
+        assert len(self.channel) == len(self.model)
+        assert self.channel.capacity == self.capacity
+        assert self.capacity is None or len(self.model) <= self.capacity
 
     @invariant()
     def state_and_counters_agree(self) -> None:

@@ -6,6 +6,9 @@ import functools
 from typing import Literal, assert_type
 
 from penstock import (
+    AtomicBool,
+    AtomicInt,
+    AtomicRef,
     Barrier,
     Channel,
     Condition,
@@ -17,6 +20,7 @@ from penstock import (
     Semaphore,
     Task,
     WaitGroup,
+    after,
     as_completed,
     asleep,
     await_,
@@ -25,6 +29,7 @@ from penstock import (
     map,
     move_on_after,
     sleep,
+    tick,
     timeout,
     wait,
     yield_now,
@@ -76,12 +81,15 @@ assert_type(channel.recv(timeout=1), int)
 assert_type(channel.recv_nowait(), int)
 assert_type(list(channel), list[int])
 assert_type(len(channel), int)
-assert_type(channel.capacity, int)
+assert_type(channel.capacity, int | None)
 assert_type(channel.closed, bool)
 assert_type(channel.stats().sent, int)
 channel.send("x")  # type: ignore[arg-type]
 channel.send_nowait("x")  # type: ignore[arg-type]
 annotated: Channel[str] = Channel()
+unbounded = Channel[int](None)
+assert_type(after(1), Channel[float])
+assert_type(tick(0.5).recv(), float)
 assert_type(annotated.recv(), str)
 
 
@@ -172,3 +180,19 @@ async def awaits_locks() -> None:
     assert_type(await WaitGroup().await_(), None)
     assert_type(await condition.await_for(lambda: [1], timeout=1), list[int])
     assert_type(await Once().ado(awaits_locks), None)
+
+
+# Atomics
+
+counter = AtomicInt(3)
+assert_type(counter.load(), int)
+assert_type(counter.add(1), int)
+assert_type(counter.compare_exchange(4, 5), bool)
+assert_type(int(counter), int)
+counter.add(1.5)  # type: ignore[arg-type]
+assert_type(AtomicBool().swap(True), bool)
+AtomicBool(1)  # type: ignore[arg-type]
+reference = AtomicRef[str | None](None)
+assert_type(reference.load(), str | None)
+assert_type(reference.swap("x"), str | None)
+reference.store(3)  # type: ignore[arg-type]

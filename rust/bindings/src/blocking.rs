@@ -193,6 +193,14 @@ pub unsafe fn submit(py: Python<'_>, call: *mut ffi::PyObject) -> Result<(), Rai
     if let Some(mut state) = Pool::get().take_number(number) {
         state.threads -= 1;
     }
+    // SAFETY: attached, with an exception set.
+    let is_refused = unsafe { ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) } != 0;
+    if is_refused && !runtime::is_over() && Pool::get().lock().threads != 0 {
+        // As where there are as many threads as there may be: one of them comes to the call.
+        // SAFETY: attached.
+        unsafe { ffi::PyErr_Clear() };
+        return Ok(());
+    }
     if Pool::get().take_back(call) {
         // SAFETY: ours again.
         unsafe { ffi::Py_DECREF(call) };
@@ -201,7 +209,7 @@ pub unsafe fn submit(py: Python<'_>, call: *mut ffi::PyObject) -> Result<(), Rai
     // Another thread is at the call. Then no thread is missed; but a signal handler's exception has to come through.
     // SAFETY: attached.
     unsafe {
-        if ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) == 0 {
+        if !is_refused {
             abandon(call);
             return Err(Raised);
         }
@@ -392,7 +400,7 @@ begun, otherwise it goes on to its end and what it returns or raises is dropped.
 wait for their turn. Threads end when they had nothing to do for ten seconds. At exit nobody waits for calls.\n\n\
 Raises:\n    Cancelled: the caller was cancelled.\n    \
 TypeError: ``fn`` is no plain callable.\n    \
-RuntimeError: no thread can be started, or the interpreter is about to exit; the call was not made.\n\n\
+RuntimeError: no thread is there and none can be started, or the interpreter is about to exit; it was not made.\n\n\
 >>> import time\n>>> import penstock\n>>> penstock.blocking(time.strftime, \"%Y\", time.gmtime(0))\n'1970'\n";
 
 const ABLOCKING_DOC: &std::ffi::CStr = c"ablocking(fn, /, *args, **kwargs)\n--\n\n\

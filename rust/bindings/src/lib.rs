@@ -2,6 +2,7 @@
 //!
 //! It converts, calls the core and converts back; it holds no algorithm.
 
+mod atomic;
 mod blocking;
 mod boundary;
 mod callback;
@@ -46,8 +47,9 @@ mod _core {
 
     #[pymodule_export]
     use crate::{
+        atomic::{AtomicBoolObject, AtomicIntObject, AtomicRefObject},
         callback::CallbackObject,
-        channel::ChannelObject,
+        channel::{ChannelObject, after, tick},
         deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
         interrupt::{_outranks, Mark},
@@ -87,6 +89,18 @@ mod _core {
             &crate::task::RUNTIME_METHODS,
         )?;
         crate::hot::add_methods(&py.get_type::<ChannelObject>(), &crate::channel::METHODS)?;
+        crate::hot::add_methods(
+            &py.get_type::<AtomicIntObject>(),
+            &crate::atomic::INT_METHODS,
+        )?;
+        crate::hot::add_methods(
+            &py.get_type::<AtomicBoolObject>(),
+            &crate::atomic::BOOL_METHODS,
+        )?;
+        crate::hot::add_methods(
+            &py.get_type::<AtomicRefObject>(),
+            &crate::atomic::REF_METHODS,
+        )?;
         // PyO3 lists what it exported itself; the package's own `__all__` says what is public.
         module.dict().del_item("__all__")
     }

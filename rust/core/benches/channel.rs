@@ -16,16 +16,22 @@ fn main() {
     // SAFETY: this program has one thread.
     let exclusive = unsafe { Exclusive::promise() };
     for capacity in [1, 16, 1000] {
-        report("shared", capacity, &Channel::bounded(capacity, Shared));
+        report(
+            "shared",
+            Some(capacity),
+            &Channel::bounded(capacity, Shared),
+        );
         report(
             "exclusive",
-            capacity,
+            Some(capacity),
             &Channel::bounded(capacity, exclusive),
         );
     }
+    report("shared", None, &Channel::unbounded(Shared));
+    report("exclusive", None, &Channel::unbounded(exclusive));
 }
 
-fn report<M: Mode>(mode: &str, capacity: usize, channel: &Channel<usize, M>) {
+fn report<M: Mode>(mode: &str, capacity: Option<usize>, channel: &Channel<usize, M>) {
     let mut ns_per_pair: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let start = Instant::now();
@@ -39,8 +45,9 @@ fn report<M: Mode>(mode: &str, capacity: usize, channel: &Channel<usize, M>) {
         })
         .collect();
     ns_per_pair.sort_by(f64::total_cmp);
+    let capacity = capacity.map_or_else(|| "none".to_owned(), |capacity| capacity.to_string());
     println!(
-        "send + recv pair, {mode:9} capacity {capacity:4}: {:6.2} ns ({:.2} to {:.2})",
+        "send + recv pair, {mode:9} capacity {capacity:>4}: {:6.2} ns ({:.2} to {:.2})",
         ns_per_pair[ROUNDS / 2],
         ns_per_pair[0],
         ns_per_pair[ROUNDS - 1],

@@ -5,6 +5,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`sync`] | the one door to atomics, cells and locks: std, or loom in model tests |
+//! | [`atomic`] | an integer and a reference that threads share |
 //! | [`topology`] | NUMA nodes, CPUs and distances; what of them this process may use |
 //! | [`park`] | blocking and waking one thread |
 //! | [`wait`] | who waits, the claim word that decides who ends a wait, and lists of waiters |
@@ -15,6 +16,7 @@
 //! | [`channel`] | typed queues between tasks: bounded, rendezvous |
 //! | [`lock`] | locks, semaphores, events, barriers and their kin |
 
+pub mod atomic;
 pub mod channel;
 pub mod lock;
 pub mod memory;

@@ -88,7 +88,7 @@ in_both_modes! {
     fn values_come_out_in_order_and_never_over_capacity(mode) {
         for capacity in CAPACITIES {
             let channel = Channel::bounded(capacity, mode);
-            assert_eq!(channel.capacity(), capacity);
+            assert_eq!(channel.capacity(), Some(capacity));
             let (mut next_in, mut next_out) = (0, 0);
             for round in 0..1000 {
                 for _ in 0..=(round % (capacity + 1)) {
@@ -134,7 +134,7 @@ in_both_modes! {
             let sent = if capacity > 0 { 3 } else { 2 };
             assert_eq!(
                 channel.stats(),
-                ChannelStats { sent, received: 2, send_waits: 0, recv_waits: 2 }
+                ChannelStats { sent, received: 2, recv_waits: 2, ..ChannelStats::default() }
             );
         }
     }
@@ -295,6 +295,127 @@ in_both_modes! {
         }
     }
 
+    fn an_unbounded_channel_takes_any_number_and_gives_them_back_in_order(mode) {
+        // Every fill level from 0 to beyond two blocks, so that each end meets each place of a block.
+        let channel = Channel::unbounded(mode);
+        assert_eq!((channel.capacity(), channel.len()), (None, 0));
+        let (mut next_in, mut next_out) = (0, 0);
+        for held in (0..70).chain([1000, 0]).chain((0..70).rev()) {
+            while next_in - next_out < held {
+                assert_eq!(channel.try_send(next_in), Ok(()));
+                next_in += 1;
+            }
+            assert_eq!(channel.len() as u64, next_in - next_out);
+            while next_in - next_out > held / 2 {
+                assert_eq!(channel.try_recv(), Ok(next_out));
+                next_out += 1;
+            }
+            let stats = channel.stats();
+            assert_eq!((stats.sent, stats.received), (next_in, next_out));
+        }
+        while let Ok(value) = channel.try_recv() {
+            assert_eq!(value, next_out);
+            next_out += 1;
+        }
+        assert_eq!((channel.try_recv(), next_out), (Err(TryRecvError::Empty), next_in));
+    }
+
+    fn an_unbounded_send_never_waits_and_serves_the_longest_waiting_receiver(mode) {
+        let channel = Channel::unbounded(mode);
+        let waiters = [waiter(), waiter(), waiter()];
+        for round in 0..40 {
+            // At each place of a block, the gap between two included.
+            let [late, first, second] = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+            end(&late, Outcome::TimedOut);
+            assert!(matches!(channel.begin_send(round, &waiters[0]), BeginSend::Done));
+            assert_eq!(channel.try_send(round + 1), Ok(()));
+            assert_eq!(channel.len(), 0, "handed over");
+            assert_eq!([&first, &second].map(|entry| finish_recv(&channel, entry)), [Ok(round), Ok(round + 1)]);
+            assert_eq!(finish_recv(&channel, &late), Err(RecvError::TimedOut));
+            assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+            assert_eq!((channel.try_send(round), channel.try_recv()), (Ok(()), Ok(round)));
+        }
+        let stats = channel.stats();
+        assert_eq!((stats.sent, stats.received), (120, 120));
+        assert_eq!((stats.send_waits, stats.recv_waits), (0, 120));
+    }
+
+    fn the_last_receiver_that_gives_up_leaves_an_unbounded_channel_as_it_was(mode) {
+        let channel = Channel::unbounded(mode);
+        let waiter = waiter();
+        for value in 0..40 {
+            let entry = waiting_receiver(&channel, &waiter);
+            end(&entry, Outcome::TimedOut);
+            if value % 2 == 0 {
+                // A sender finds only a receiver that has given up.
+                assert_eq!(channel.try_send(value), Ok(()));
+                assert_eq!(finish_recv(&channel, &entry), Err(RecvError::TimedOut));
+            } else {
+                assert_eq!(finish_recv(&channel, &entry), Err(RecvError::TimedOut));
+                assert_eq!(channel.try_send(value), Ok(()));
+            }
+            assert_eq!((channel.len(), channel.try_recv()), (1, Ok(value)));
+        }
+    }
+
+    fn an_unbounded_channel_is_drained_after_its_close(mode) {
+        for held in [0, 1, 31, 32, 100] {
+            let channel = Channel::unbounded(mode);
+            for value in 0..held {
+                channel.try_send(value).unwrap();
+            }
+            channel.close();
+            channel.close();
+            assert!(channel.is_closed());
+            assert_eq!(channel.try_send(5), Err(TrySendError::Closed(5)));
+            let waiter = waiter();
+            assert!(matches!(channel.begin_send(5, &waiter), BeginSend::Closed(5)));
+            let drained: Vec<_> = std::iter::from_fn(|| channel.try_recv().ok()).collect();
+            assert_eq!(drained, (0..held).collect::<Vec<_>>());
+            assert_eq!(channel.try_recv(), Err(TryRecvError::Closed));
+            assert!(matches!(channel.begin_recv(&waiter), BeginRecv::Closed));
+        }
+        let channel = Channel::<u32, _>::unbounded(mode);
+        let waiters = [waiter(), waiter()];
+        let entries = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+        channel.close();
+        assert_eq!(entries.map(|entry| finish_recv(&channel, &entry)), [Err(RecvError::Closed); 2]);
+    }
+
+    fn a_collector_sees_each_value_of_an_unbounded_channel_once(mode) {
+        for taken in [0, 1, 30, 31, 32, 62, 70] {
+            let channel = Channel::unbounded(mode);
+            for value in 0..70 {
+                channel.try_send(value).unwrap();
+            }
+            for value in 0..taken {
+                assert_eq!(channel.try_recv(), Ok(value));
+            }
+            let mut seen = Vec::new();
+            // SAFETY: nobody else uses the channel.
+            unsafe { channel.for_each(|value| seen.push(*value)) };
+            assert_eq!(seen, (taken..70).collect::<Vec<_>>());
+            assert_eq!(channel.clear(), seen);
+            assert!(channel.is_closed() && channel.is_empty());
+        }
+    }
+
+    fn a_dropped_unbounded_channel_drops_what_is_left_in_it(mode) {
+        for held in [0, 1, 30, 31, 32, 62, 100] {
+            let value = Arc::new(());
+            let channel = Channel::unbounded(mode);
+            for _ in 0..held + 5 {
+                channel.try_send(Arc::clone(&value)).unwrap();
+            }
+            for _ in 0..5 {
+                channel.try_recv().unwrap();
+            }
+            assert_eq!(Arc::strong_count(&value), held + 1);
+            drop(channel);
+            assert_eq!(Arc::strong_count(&value), 1);
+        }
+    }
+
     fn a_dropped_channel_drops_what_is_left_in_it(mode) {
         for capacity in CAPACITIES {
             let value = Arc::new(());
@@ -353,12 +474,14 @@ fn a_forked_child_forgets_the_waiters_and_keeps_the_items() {
         let ring = Channel::bounded(1, Shared);
         let empty = Channel::bounded(1, Shared);
         let hands = Channel::bounded(0, Shared);
-        let waiters = [waiter(), waiter(), waiter()];
+        let list = Channel::unbounded(Shared);
+        let waiters = [waiter(), waiter(), waiter(), waiter()];
         ring.try_send(1).unwrap();
         std::mem::forget([
             blocked_sender(&ring, 2, &waiters[0]),
             waiting_receiver(&empty, &waiters[1]),
             waiting_receiver(&hands, &waiters[2]),
+            waiting_receiver(&list, &waiters[3]),
         ]);
         penstock_core::wait::fork::entered_child();
         let right = [
@@ -368,8 +491,11 @@ fn a_forked_child_forgets_the_waiters_and_keeps_the_items() {
             empty.try_send(4) == Ok(()),
             empty.len() == 1,
             hands.try_send(5) == Err(TrySendError::Full(5)),
+            list.try_send(6) == Ok(()),
+            list.len() == 1,
+            list.try_recv() == Ok(6),
         ];
-        std::mem::forget((ring, empty, hands, waiters));
+        std::mem::forget((ring, empty, hands, list, waiters));
         right.iter().all(|&ok| ok)
     };
     if child == 0 {
@@ -411,14 +537,13 @@ fn sleep_or_give_up<T>(entry: &Entry<T>, chance: &mut Chance) {
 
 /// `producers` send, `consumers` receive, everybody gives up now and then; each value arrives once,
 /// those of one producer in order.
-fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
+fn nothing_is_lost_or_twice(channel: &Channel<(u32, u32), Shared>, producers: u32, consumers: u32) {
     const EACH: u32 = 3_000;
-    let channel = Channel::<(u32, u32), _>::bounded(capacity, Shared);
     let start = Barrier::new((producers + consumers) as usize);
     let sending = AtomicUsize::new(producers as usize);
     let got: Vec<Vec<(u32, u32)>> = thread::scope(|scope| {
         for producer in 0..producers {
-            let (channel, start, sending) = (&channel, &start, &sending);
+            let (start, sending) = (&start, &sending);
             scope.spawn(move || {
                 let (waiter, mut chance) = (waiter(), Chance(u64::from(producer) + 1));
                 start.wait();
@@ -460,7 +585,7 @@ fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
         }
         let consumers: Vec<_> = (0..consumers)
             .map(|consumer| {
-                let (channel, start) = (&channel, &start);
+                let start = &start;
                 scope.spawn(move || {
                     let (waiter, mut chance) = (waiter(), Chance(u64::from(consumer) + 1000));
                     let mut got = Vec::new();
@@ -507,29 +632,36 @@ fn nothing_is_lost_or_twice(capacity: usize, producers: u32, consumers: u32) {
 
 #[test]
 fn stress_nothing_is_lost_or_twice_at_a_rendezvous() {
-    nothing_is_lost_or_twice(0, 3, 3);
+    nothing_is_lost_or_twice(&Channel::bounded(0, Shared), 3, 3);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_one_slot() {
-    nothing_is_lost_or_twice(1, 4, 2);
+    nothing_is_lost_or_twice(&Channel::bounded(1, Shared), 4, 2);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_a_few_slots() {
-    nothing_is_lost_or_twice(3, 2, 4);
+    nothing_is_lost_or_twice(&Channel::bounded(3, Shared), 2, 4);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_many_slots() {
-    nothing_is_lost_or_twice(64, 3, 3);
+    nothing_is_lost_or_twice(&Channel::bounded(64, Shared), 3, 3);
+}
+
+#[test]
+fn stress_nothing_is_lost_or_twice_through_many_blocks() {
+    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 3, 3);
+    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 4, 1);
+    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 1, 4);
 }
 
 /// No cancellation here, so a lost wake-up hangs the test instead of being healed by a retry.
 #[test]
 fn stress_every_wait_ends() {
-    for capacity in [0, 1, 2, 7] {
-        let channel = Channel::<u32, _>::bounded(capacity, Shared);
+    let bounded = [0, 1, 2, 7].map(|capacity| Channel::<u32, _>::bounded(capacity, Shared));
+    for channel in bounded.into_iter().chain([Channel::unbounded(Shared)]) {
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {

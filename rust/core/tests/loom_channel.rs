@@ -28,8 +28,14 @@ fn explore(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     model.check(body);
 }
 
+/// Stands for no capacity at all. Blocks have two slots in models.
+const UNBOUNDED: usize = usize::MAX;
+
 fn channel(capacity: usize) -> Arc<Ch> {
-    Arc::new(Channel::bounded(capacity, Shared))
+    Arc::new(match capacity {
+        UNBOUNDED => Channel::unbounded(Shared),
+        _ => Channel::bounded(capacity, Shared),
+    })
 }
 
 fn in_thread<R: 'static>(
@@ -80,6 +86,11 @@ fn values_pass_in_order_from_hand_to_hand() {
     three_values_pass_in_order(0, 3);
 }
 
+#[test]
+fn values_pass_in_order_through_two_blocks() {
+    three_values_pass_in_order(UNBOUNDED, 3);
+}
+
 fn two_senders_and_a_receiver(capacity: usize) {
     explore(2, move || {
         let channel = channel(capacity);
@@ -104,6 +115,11 @@ fn two_senders_meet_one_receiver() {
     two_senders_and_a_receiver(0);
 }
 
+#[test]
+fn two_senders_of_an_unbounded_channel_are_both_received() {
+    two_senders_and_a_receiver(UNBOUNDED);
+}
+
 fn a_sender_and_two_receivers(capacity: usize, preemptions: usize) {
     explore(preemptions, move || {
         let channel = channel(capacity);
@@ -123,6 +139,11 @@ fn two_waiting_receivers_are_both_served() {
 #[test]
 fn two_receivers_meet_one_sender() {
     a_sender_and_two_receivers(0, 2);
+}
+
+#[test]
+fn two_receivers_of_an_unbounded_channel_are_both_served() {
+    a_sender_and_two_receivers(UNBOUNDED, 1);
 }
 
 #[test]
@@ -231,9 +252,13 @@ fn close_wakes_a_receiver_at_a_rendezvous() {
 }
 
 #[test]
-fn what_was_sent_before_a_close_is_received_after_it() {
-    explore(3, || {
-        let channel = channel(1);
+fn close_wakes_a_receiver_of_an_unbounded_channel() {
+    close_against_a_blocking_recv(UNBOUNDED);
+}
+
+fn what_was_sent_before_a_close_is_received_after_it(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
         let closer = in_thread(&channel, |ch| {
             let sent = ch.try_send(Box::new(7));
             ch.close();
@@ -247,9 +272,18 @@ fn what_was_sent_before_a_close_is_received_after_it() {
 }
 
 #[test]
-fn a_send_that_races_a_close_arrives_or_comes_back() {
-    explore(3, || {
-        let channel = channel(2);
+fn what_a_ring_held_at_its_close_is_received() {
+    what_was_sent_before_a_close_is_received_after_it(1);
+}
+
+#[test]
+fn what_an_unbounded_channel_held_at_its_close_is_received() {
+    what_was_sent_before_a_close_is_received_after_it(UNBOUNDED);
+}
+
+fn a_send_that_races_a_close_arrives_or_comes_back(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
         let sender = in_thread(&channel, |ch| ch.try_send(Box::new(7)));
         let closer = in_thread(&channel, Ch::close);
         let got = recv(&channel, &waiter());
@@ -262,6 +296,16 @@ fn a_send_that_races_a_close_arrives_or_comes_back() {
             }
         }
     });
+}
+
+#[test]
+fn a_send_to_a_ring_that_races_a_close_arrives_or_comes_back() {
+    a_send_that_races_a_close_arrives_or_comes_back(2);
+}
+
+#[test]
+fn a_send_to_an_unbounded_channel_that_races_a_close_arrives_or_comes_back() {
+    a_send_that_races_a_close_arrives_or_comes_back(UNBOUNDED);
 }
 
 /// A timer ends the wait of a receiver while a sender hands over: the value reaches the receiver or
@@ -301,6 +345,11 @@ fn timeout_against_a_hand_over_to_a_receiver(capacity: usize) {
 #[test]
 fn a_receive_that_times_out_leaves_the_value_in_the_ring() {
     timeout_against_a_hand_over_to_a_receiver(1);
+}
+
+#[test]
+fn a_receive_that_times_out_leaves_the_value_in_the_block() {
+    timeout_against_a_hand_over_to_a_receiver(UNBOUNDED);
 }
 
 #[test]
@@ -365,10 +414,9 @@ fn a_send_that_times_out_at_a_rendezvous_never_appears() {
 
 /// The first of two waiting receivers takes its wait back while a value comes: the value reaches one
 /// of them.
-#[test]
-fn a_receiver_that_gives_up_does_not_eat_the_others_wake_up() {
-    explore(3, || {
-        let channel = channel(1);
+fn a_receiver_that_gives_up_does_not_eat_the_others_wake_up(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
         let waiter = waiter();
         let BeginRecv::Waiting(first) = channel.begin_recv(&waiter) else {
             panic!("the channel is empty");
@@ -385,6 +433,55 @@ fn a_receiver_that_gives_up_does_not_eat_the_others_wake_up() {
         }
         assert_eq!(*second.join().unwrap(), 7);
         sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_receiver_of_a_ring_that_gives_up_does_not_eat_the_others_wake_up() {
+    a_receiver_that_gives_up_does_not_eat_the_others_wake_up(1);
+}
+
+#[test]
+fn a_receiver_of_an_unbounded_channel_that_gives_up_does_not_eat_the_others_wake_up() {
+    a_receiver_that_gives_up_does_not_eat_the_others_wake_up(UNBOUNDED);
+}
+
+/// Two receivers leave the first block, one moves on to the second, and the last to leave frees it under nobody.
+#[test]
+fn two_fast_receivers_leave_a_block_that_a_sender_has_just_left() {
+    explore(3, || {
+        let channel = channel(UNBOUNDED);
+        for value in 1..=2 {
+            channel.try_send(Box::new(value)).unwrap();
+        }
+        let sender = in_thread(&channel, |ch| ch.try_send(Box::new(3)).is_ok());
+        let other = in_thread(&channel, |ch| ch.try_recv().ok().map(|value| *value));
+        let mut got: Vec<u32> = (0..2)
+            .filter_map(|_| channel.try_recv().ok())
+            .map(|value| *value)
+            .collect();
+        assert!(sender.join().unwrap());
+        got.extend(other.join().unwrap());
+        got.extend(std::iter::from_fn(|| channel.try_recv().ok()).map(|value| *value));
+        got.sort_unstable();
+        assert_eq!(got, [1, 2, 3]);
+    });
+}
+
+/// Two senders stand before the same gap: one links a block.
+#[test]
+fn two_senders_link_one_block() {
+    explore(3, || {
+        let channel = channel(UNBOUNDED);
+        let other = in_thread(&channel, |ch| {
+            ch.try_send(Box::new(1)).is_ok() && ch.try_send(Box::new(2)).is_ok()
+        });
+        assert!(channel.try_send(Box::new(3)).is_ok());
+        assert!(other.join().unwrap());
+        assert_eq!(channel.len(), 3);
+        let got = recv_n(&channel, 3);
+        let theirs: Vec<_> = got.iter().filter(|value| **value != 3).collect();
+        assert_eq!((got.len(), theirs), (3, vec![&1, &2]));
     });
 }
 
@@ -454,6 +551,11 @@ fn one_in_place_receives_or_gives_up(capacity: usize) {
 #[test]
 fn an_entry_in_its_owners_memory_is_left_alone_after_the_wait() {
     one_in_place_receives_or_gives_up(1);
+}
+
+#[test]
+fn an_entry_in_its_owners_memory_is_left_alone_by_an_unbounded_channel() {
+    one_in_place_receives_or_gives_up(UNBOUNDED);
 }
 
 #[test]

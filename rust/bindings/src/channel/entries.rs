@@ -7,14 +7,17 @@ use penstock_core::channel::{
 };
 use pyo3::{ffi, prelude::*};
 
-use super::ChannelObject;
+use super::{
+    ChannelObject,
+    timer::{Form, ReceiveTick, refuse_send},
+};
 use crate::{
     boundary::Caller,
     convert::{Patience, parse},
     error::{Failure, Raised},
     hot::Definition,
     object::Object,
-    operation,
+    operation, pending,
 };
 
 pub static METHODS: [Definition; 8] = [
@@ -29,12 +32,13 @@ pub static METHODS: [Definition; 8] = [
 ];
 
 const SEND_DOC: &CStr = c"send($self, value, timeout=None)\n--\n\n\
-Put ``value`` on the channel, waiting while it is full.\n\n\
+Put ``value`` on the channel, waiting while it is full; with ``capacity=None`` it never is.\n\n\
 Values from one sender arrive in the order it sent them. With ``capacity=0`` this waits until a receiver takes the\n\
 value. Cancelled or timed out, it has not sent: never half. Parks a task, blocks a thread.\n\n\
 Raises:\n    ChannelClosed: the channel was closed, before or while waiting.\n    \
 TimeoutError: ``timeout`` seconds passed first; 0 tries once.\n    \
-Cancelled: the task was cancelled while it waited.\n    ValueError: ``timeout`` is negative.\n\n\
+Cancelled: the task was cancelled while it waited.\n    ValueError: ``timeout`` is negative.\n    \
+TypeError: the channel is one of `after` or `tick`.\n\n\
 >>> from penstock import Channel\n>>> numbers = Channel[int](capacity=1)\n>>> numbers.send(7)\n\
 >>> numbers.recv()\n7\n";
 
@@ -50,7 +54,8 @@ Traceback (most recent call last):\n    ...\nTimeoutError: the channel stayed em
 
 const SEND_NOWAIT_DOC: &CStr = c"send_nowait($self, value, /)\n--\n\n\
 Put ``value`` on the channel if there is room for it now; never waits, and overtakes no sender that does.\n\n\
-Raises:\n    Full: it would have to wait.\n    ChannelClosed: the channel is closed.\n";
+Raises:\n    Full: it would have to wait.\n    ChannelClosed: the channel is closed.\n    \
+TypeError: the channel is one of `after` or `tick`.\n";
 
 const RECV_NOWAIT_DOC: &CStr = c"recv_nowait($self, /)\n--\n\n\
 Take the oldest value if there is one now; never waits.\n\n\
@@ -62,8 +67,17 @@ The awaitable form of `send`, for ``async def`` tasks.\n";
 const ARECV_DOC: &CStr = c"arecv($self, /, timeout=None)\n--\n\n\
 The awaitable form of `recv`, for ``async def`` tasks.\n";
 
-fn closed(py: Python<'_>) -> Raised {
+pub(super) fn closed(py: Python<'_>) -> Raised {
     Failure::Closed.raise(py, "the channel is closed")
+}
+
+/// What a send on a closed channel raises, and on one that nobody sends on.
+#[cold]
+fn not_sent(py: Python<'_>, channel: &ChannelObject) -> Raised {
+    if channel.core().is_timer() {
+        return refuse_send(py, channel);
+    }
+    closed(py)
 }
 
 /// # Safety
@@ -102,13 +116,13 @@ unsafe extern "C-unwind" fn send(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        let core = ChannelObject::from_object(this).core();
+        let channel = ChannelObject::from_object(this);
         if timeout.is_null() {
-            match core.try_send(Object::new(value)) {
+            match channel.core().try_send(Object::new(value)) {
                 Ok(()) => return none(),
                 Err(TrySendError::Closed(back)) => {
                     drop(back);
-                    closed(py);
+                    not_sent(py, channel);
                     return ptr::null_mut();
                 }
                 Err(TrySendError::Full(back)) => drop(back), // the argument is still there
@@ -131,13 +145,14 @@ unsafe fn send_slowly(
     timeout: *mut ffi::PyObject,
 ) -> Result<(), Raised> {
     // SAFETY: a channel, alive during its own call.
-    let core = unsafe { ChannelObject::from_object(this) }.core();
+    let channel = unsafe { ChannelObject::from_object(this) };
+    let core = channel.core();
     let patience = Patience::from_optional(py, timeout)?;
     if !timeout.is_null() {
         // SAFETY: an argument.
         match core.try_send(unsafe { Object::new(value) }) {
             Ok(()) => return Ok(()),
-            Err(TrySendError::Closed(_)) => return Err(closed(py)),
+            Err(TrySendError::Closed(_)) => return Err(not_sent(py, channel)),
             Err(TrySendError::Full(_)) => {}
         }
     }
@@ -241,6 +256,10 @@ unsafe fn receive_slowly(
     if patience == Patience::None {
         return Err(Failure::TimedOut.raise(py, "the channel stayed empty"));
     }
+    if core.is_timer() {
+        // SAFETY: as for this function; the channel is alive.
+        return unsafe { pending::run(py, ReceiveTick::boxed(this, Form::Recv), patience) };
+    }
     let caller = Caller::here(py, "Channel.recv()", "await channel.arecv()")?.on(this);
     let entry = match core.begin_recv(&caller.waiter_ref()) {
         BeginRecv::Done(value) => {
@@ -274,10 +293,8 @@ unsafe extern "C-unwind" fn send_nowait(
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
         let py = Python::assume_attached();
-        match ChannelObject::from_object(this)
-            .core()
-            .try_send(Object::new(value))
-        {
+        let channel = ChannelObject::from_object(this);
+        match channel.core().try_send(Object::new(value)) {
             Ok(()) => return none(),
             Err(TrySendError::Full(back)) => {
                 drop(back);
@@ -285,7 +302,7 @@ unsafe extern "C-unwind" fn send_nowait(
             }
             Err(TrySendError::Closed(back)) => {
                 drop(back);
-                closed(py);
+                not_sent(py, channel);
             }
         }
         ptr::null_mut()
@@ -341,6 +358,11 @@ unsafe extern "C-unwind" fn asend(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
+        let channel = ChannelObject::from_object(this);
+        if channel.core().is_timer() {
+            refuse_send(py, channel);
+            return ptr::null_mut();
+        }
         operation::new_send(this, value, patience)
     }
 }
@@ -360,6 +382,9 @@ unsafe extern "C-unwind" fn arecv(
                 Ok(parsed) => patience = parsed,
                 Err(Raised) => return ptr::null_mut(),
             }
+        }
+        if ChannelObject::from_object(this).core().is_timer() {
+            return pending::awaitable(py, ReceiveTick::boxed(this, Form::Arecv), patience);
         }
         operation::new_recv(this, patience)
     }
@@ -389,5 +414,15 @@ unsafe extern "C-unwind" fn anext(
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Channel`, attached.
-    unsafe { operation::new_next(this) }
+    unsafe {
+        if ChannelObject::from_object(this).core().is_timer() {
+            let py = Python::assume_attached();
+            return pending::awaitable(
+                py,
+                ReceiveTick::boxed(this, Form::Anext),
+                Patience::Forever,
+            );
+        }
+        operation::new_next(this)
+    }
 }

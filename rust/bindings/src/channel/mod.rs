@@ -1,10 +1,12 @@
 //! Channels for Python.
 //!
-//! [`entries`] has the calls that may wait, and the hot ones.
+//! [`entries`] has the calls that may wait, and the hot ones; [`timer`] the channels whose values come from a clock.
 
 mod entries;
+mod timer;
 
 pub use entries::METHODS;
+pub use timer::{after, tick};
 
 use std::{
     ptr,
@@ -28,8 +30,8 @@ use crate::{
 
 /// A queue between tasks, threads and `async def` tasks: first in, first out, nothing lost, nothing twice.
 ///
-/// With `capacity=0` a send waits until a receiver takes the value (a rendezvous); otherwise the channel holds up
-/// to `capacity` values. Who waits is served in the order it came.
+/// With `capacity=0` a send waits until a receiver takes the value (a rendezvous), with `capacity=None` it never waits
+/// (unbounded); otherwise the channel holds up to `capacity` values. Who waits is served in the order it came.
 ///
 /// >>> from penstock import Channel, go
 /// >>> numbers = Channel[int](capacity=2)
@@ -79,7 +81,7 @@ impl ChannelObject {
     #[pyo3(signature = (capacity=Passed::No, *, name=None), text_signature = "(capacity=0, *, name=None)")]
     fn new(capacity: Passed<'_>, name: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let capacity = match capacity {
-            Passed::No => 0,
+            Passed::No => Some(0),
             Passed::As(value) => capacity_of(&value)?,
         };
         if let Some(name) = name
@@ -90,10 +92,13 @@ impl ChannelObject {
                 name.repr()?
             )));
         }
-        let Some(core) = Channel::try_bounded(capacity, mode()) else {
-            return Err(PyMemoryError::new_err(format!(
-                "there is no memory for a channel with capacity={capacity}"
-            )));
+        let core = match capacity {
+            None => Channel::unbounded(mode()),
+            Some(capacity) => Channel::try_bounded(capacity, mode()).ok_or_else(|| {
+                PyMemoryError::new_err(format!(
+                    "there is no memory for a channel with capacity={capacity}"
+                ))
+            })?,
         };
         Ok(Self {
             core,
@@ -107,13 +112,13 @@ impl ChannelObject {
         self.core.close();
     }
 
-    /// How many values fit; 0 for a rendezvous.
+    /// How many values fit: 0 for a rendezvous, None where there is no bound.
     #[getter]
-    fn capacity(&self) -> usize {
+    fn capacity(&self) -> Option<usize> {
         self.core.capacity()
     }
 
-    /// Whether `close()` was called.
+    /// Whether `close()` was called, or the channel is one of `after()` whose time has come.
     #[getter]
     fn closed(&self) -> bool {
         self.core.is_closed()
@@ -132,11 +137,10 @@ impl ChannelObject {
     fn stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let class = py.import("penstock.channel")?.getattr("ChannelStats")?;
         let stats = self.core.stats();
-        let dropped = 0; // a channel that blocks throws nothing away
         let figures = (
             stats.sent,
             stats.received,
-            dropped,
+            stats.dropped,
             stats.send_waits,
             stats.recv_waits,
         );
@@ -174,7 +178,9 @@ impl ChannelObject {
             "<penstock.Channel{name} at {:p}: {state}, {}/{}>",
             slf.as_ptr(),
             this.core.len(),
-            this.core.capacity()
+            this.core
+                .capacity()
+                .map_or_else(|| "unbounded".to_owned(), |capacity| capacity.to_string())
         ))
     }
 
@@ -212,22 +218,27 @@ impl ChannelObject {
 /// The slots that a position of the core's ring has room for.
 const CAPACITY_MAX: usize = u32::MAX as usize;
 
-fn capacity_of(value: &Bound<'_, PyAny>) -> PyResult<usize> {
+/// `None`: unbounded.
+fn capacity_of(value: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
+    if value.is_none() {
+        return Ok(None);
+    }
     let refuse = |kind: fn(String) -> PyErr| -> PyErr {
         let shown = value
             .repr()
             .map_or_else(|_| "?".to_owned(), |text| text.to_string());
         kind(format!(
-            "capacity must be an int from 0 to {CAPACITY_MAX}, not {shown}"
+            "capacity must be None or an int from 0 to {CAPACITY_MAX}, not {shown}"
         ))
     };
     // SAFETY: alive, and attached.
-    if value.is_none() || unsafe { ffi::PyIndex_Check(value.as_ptr()) } == 0 {
+    if unsafe { ffi::PyIndex_Check(value.as_ptr()) } == 0 {
         return Err(refuse(PyTypeError::new_err));
     }
     value
         .extract::<usize>()
         .ok()
         .filter(|capacity| *capacity <= CAPACITY_MAX)
+        .map(Some)
         .ok_or_else(|| refuse(PyValueError::new_err))
 }

@@ -352,9 +352,15 @@ impl Operation {
                     self.state = State::Waiting(wait);
                     return Ok(marker(&PARKED));
                 };
-                match self.finish(py, &wait, outcome)? {
-                    Some(value) => Ok(Step::Return(value)),
-                    None => self.begin_or_park(py),
+                match self.finish(py, &wait, outcome) {
+                    Ok(Some(value)) => Ok(Step::Return(value)),
+                    Ok(None) => self.begin_or_park(py),
+                    Err(raised) => {
+                        if matches!(self.what, What::Pending(_)) {
+                            self.what = What::Yield; // lets go of what it would have begun again from
+                        }
+                        Err(raised)
+                    }
                 }
             }
             State::Yielded => Ok(Step::Return(py.None().into_ptr())),

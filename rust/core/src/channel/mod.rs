@@ -1,12 +1,15 @@
 //! Channels: values from any sender to any receiver, first in, first out, each exactly once.
 //!
 //! - [`mod@array`]: a ring of `capacity` slots, without a lock while neither end has to wait;
-//! - [`rendezvous`]: capacity 0, a value passes only from hand to hand.
+//! - [`rendezvous`]: capacity 0, a value passes only from hand to hand;
+//! - [`list`]: no capacity, linked blocks of slots, senders never wait;
+//! - [`timer`]: `after` and `tick`, whose values are moments and which nobody sends on.
 //!
 //! A waiting operation is two calls, for the core never blocks: `begin_send` or `begin_recv` does the
 //! work or leaves an [`Entry`] where a peer finds it, with the caller's waiter armed; the caller
 //! sleeps until `entry.waiter.outcome(entry.epoch)` says how it ended (or disarms the waiter), then
-//! calls `finish_send` or `finish_recv`. Between the two, a peer that wants to serve the entry claims
+//! calls `finish_send` or `finish_recv`. (On a timer a receiver's wait is to time out at `next_tick`, and then goes on
+//! with `resume_recv`.) Between the two, a peer that wants to serve the entry claims
 //! its waiter first, so of a hand-over, a close, a timeout and a cancellation exactly one happens:
 //!
 //! - a waiting receiver is served before the buffer, the longest-waiting one first;
@@ -27,14 +30,23 @@
 
 mod array;
 mod error;
+mod list;
 mod rendezvous;
+mod timer;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use array::Array;
+use list::List;
 use rendezvous::Rendezvous;
+use timer::Timer;
 
 pub use error::{RecvError, SendError, TryRecvError, TrySendError};
+pub use timer::Stamp;
 
 use crate::{
     sync::{Guarded, Mode, spin_hint},
@@ -72,18 +84,22 @@ pub struct ChannelStats {
     pub sent: u64,
     /// Values that receivers have taken out or been handed.
     pub received: u64,
+    /// Values that nobody took in time: ticks.
+    pub dropped: u64,
     /// Sends that had to wait.
     pub send_waits: u64,
     /// Receives that had to wait.
     pub recv_waits: u64,
 }
 
-/// A channel of fixed capacity. Dropping it drops what is left in it.
+/// A channel of any kind. Dropping it drops what is left in it.
 pub struct Channel<T, M: Mode>(Kind<T, M>);
 
 enum Kind<T, M: Mode> {
     Array(Array<T, M>),
     Rendezvous(Rendezvous<T, M>),
+    List(List<T, M>),
+    Timer(Timer<T, M>),
 }
 
 /// Calls the method of the kind at hand.
@@ -92,6 +108,8 @@ macro_rules! of_kind {
         match &$channel.0 {
             Kind::Array($kind) => $call,
             Kind::Rendezvous($kind) => $call,
+            Kind::List($kind) => $call,
+            Kind::Timer($kind) => $call,
         }
     };
 }
@@ -114,21 +132,42 @@ impl<T, M: Mode> Channel<T, M> {
         }))
     }
 
-    /// How many values fit.
+    /// A channel that holds any number of values: a send never waits.
+    pub fn unbounded(mode: M) -> Self {
+        Self(Kind::List(List::new(mode)))
+    }
+
+    /// A channel that delivers the moment `delay` from now, once, and closes. `None` is longer than any clock runs.
+    pub fn after(delay: Option<Duration>, stamp: Stamp<T>, mode: M) -> Self {
+        Self(Kind::Timer(Timer::new(delay, true, stamp, mode)))
+    }
+
+    /// A channel that delivers the moments that are multiples of `period`, which is not zero, from now, and drops those
+    /// that nobody took in time.
+    pub fn tick(period: Option<Duration>, stamp: Stamp<T>, mode: M) -> Self {
+        Self(Kind::Timer(Timer::new(period, false, stamp, mode)))
+    }
+
+    /// How many values fit; `None` where any number does.
     #[inline]
-    pub fn capacity(&self) -> usize {
+    pub fn capacity(&self) -> Option<usize> {
         match &self.0 {
-            Kind::Array(array) => array.capacity(),
-            Kind::Rendezvous(_) => 0,
+            Kind::Array(array) => Some(array.capacity()),
+            Kind::Rendezvous(_) => Some(0),
+            Kind::List(_) => None,
+            Kind::Timer(_) => Some(1),
         }
+    }
+
+    /// Whether values come from a clock. Nobody sends on such a channel: a send answers as if it were closed.
+    #[inline]
+    pub fn is_timer(&self) -> bool {
+        matches!(self.0, Kind::Timer(_))
     }
 
     /// How many values are buffered: right at one moment during the call.
     pub fn len(&self) -> usize {
-        match &self.0 {
-            Kind::Array(array) => array.len(),
-            Kind::Rendezvous(_) => 0,
-        }
+        of_kind!(self, kind => kind.len())
     }
 
     /// Whether nothing is buffered.
@@ -200,6 +239,10 @@ impl<T, M: Mode> Channel<T, M> {
     /// As for [`finish_send`](Self::finish_send), with [`begin_recv`](Self::begin_recv).
     pub unsafe fn finish_recv(&self, entry: &Entry<T>) -> Result<T, RecvError> {
         let outcome = outcome_of(entry);
+        if let Kind::Timer(timer) = &self.0 {
+            // SAFETY: the caller's promise.
+            return unsafe { timer.finish_recv(entry, outcome) };
+        }
         if outcome == Outcome::Handed {
             // SAFETY: the owner, who is the caller, saw the outcome.
             return Ok(unsafe { entry.take() }.expect("a hand-over leaves a value"));
@@ -211,6 +254,51 @@ impl<T, M: Mode> Channel<T, M> {
             Outcome::TimedOut => RecvError::TimedOut,
             Outcome::Interrupted => RecvError::Interrupted,
         })
+    }
+
+    /// When the wait of a receiver is to time out, so that it resumes: the next tick of a timer that is open. Asked
+    /// once the receiver waits; if a tick came in between and was the receiver's, its wait is over.
+    pub fn next_tick(&self) -> Option<Instant> {
+        self.is_timer().then(|| self.timer().next_tick())?
+    }
+
+    /// What a receive on a timer has come to whose wait has timed out, at [`next_tick`](Self::next_tick) or otherwise.
+    /// `None`: it is in line as before, to be resumed, finished or abandoned.
+    ///
+    /// # Safety
+    /// As for [`finish_recv`](Self::finish_recv), which this stands for where it is not `None`.
+    pub unsafe fn poll_recv(&self, entry: &Entry<T>) -> Option<Result<T, RecvError>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.timer().poll_recv(entry) }
+    }
+
+    /// Begins the next wait of such a receive, in the same place in line. `place` is as for
+    /// [`begin_recv`](Self::begin_recv), and not where `entry` is.
+    ///
+    /// # Safety
+    /// As for [`finish_recv`](Self::finish_recv), which this stands for.
+    pub unsafe fn resume_recv<P: Place<T>>(
+        &self,
+        entry: &Entry<T>,
+        place: P,
+    ) -> BeginRecv<T, P::Left> {
+        // SAFETY: the caller's promise.
+        unsafe { self.timer().resume_recv(entry, place) }
+    }
+
+    /// Ends a receive on a timer that waited, where nobody takes what came of it: that goes to the next in line.
+    ///
+    /// # Safety
+    /// As for [`finish_recv`](Self::finish_recv), which this stands for.
+    pub unsafe fn abandon_recv(&self, entry: &Entry<T>) {
+        self.timer().forget_receiver(entry);
+    }
+
+    fn timer(&self) -> &Timer<T, M> {
+        match &self.0 {
+            Kind::Timer(timer) => timer,
+            _ => unreachable!("asked of no other kind"),
+        }
     }
 
     pub fn stats(&self) -> ChannelStats {
@@ -306,6 +394,7 @@ impl<T> Waiting<T> {
         ChannelStats {
             sent: sent.wrapping_add(self.handed),
             received: received.wrapping_add(self.handed),
+            dropped: 0,
             send_waits: self.send_waits,
             recv_waits: self.recv_waits,
         }

@@ -12,7 +12,7 @@ use std::{
 use super::{
     Config, Host, Machine, Refused, STALL_AFTER, Scheduler, Stack,
     idle::{Mission, Place},
-    machine::{FAIRNESS_TURNS, Next},
+    machine::{FAIRNESS_TURNS, Next, READY_DELAY},
     queue::Queue,
     worker::Worker,
 };
@@ -855,4 +855,69 @@ fn where_no_thread_is_to_be_had_the_first_task_is_refused_and_nothing_counted() 
     // SAFETY: alive and new.
     unsafe { scheduler.submit(task(scheduler)) }.expect("there is a thread");
     assert_eq!(started().len(), 1);
+}
+
+// ---- who goes first ----
+
+/// What `machine` turns to next.
+fn takes_stack(machine: &'static Machine, worker: &'static Worker) -> bool {
+    matches!(machine.find(worker), Some(Next::Stack(_)))
+}
+
+#[test]
+fn a_ready_stack_waits_for_tasks_that_end_at_once_but_not_for_long() {
+    let scheduler = scheduler(1);
+    let (machine, worker) = machine(scheduler);
+    keep_busy(scheduler, worker);
+    ready(machine);
+    machine.end_turn();
+    assert!(!takes_stack(machine, worker));
+    let until = Instant::now() + READY_DELAY;
+    while Instant::now() < until {}
+    machine.end_turn();
+    assert!(takes_stack(machine, worker));
+}
+
+#[test]
+fn a_ready_stack_goes_first_after_one_that_parked_or_with_nothing_queued() {
+    let scheduler = scheduler(1);
+    let (machine, worker) = machine(scheduler);
+    ready(machine);
+    machine.end_turn();
+    assert!(takes_stack(machine, worker));
+    keep_busy(scheduler, worker);
+    ready(machine);
+    assert!(takes_stack(machine, worker));
+}
+
+/// Two machines that run, of which the first pauses beside the queue of the other.
+fn pausing() -> (&'static Machine, &'static Machine, &'static Worker) {
+    let scheduler = scheduler(2);
+    let (thief, _) = machine(scheduler);
+    let (other, victim) = machine(scheduler);
+    keep_busy(scheduler, victim);
+    thief.pause_for(Duration::from_secs(60));
+    (thief, other, victim)
+}
+
+#[test]
+fn a_thief_that_pauses_steals_nothing_and_counts_as_searching() {
+    let (thief, _, victim) = pausing();
+    let (left, scheduler) = (victim.queue.len(), thief.scheduler);
+    in_its_sleep(move |_| {
+        assert_eq!(victim.queue.len(), left, "it stole");
+        // Ordering: SeqCst, as everywhere.
+        assert_eq!(scheduler.searching.load(Ordering::SeqCst), 1);
+        ready(thief);
+    });
+    assert!(matches!(thief.next(), Next::Stack(_)));
+    assert_eq!(scheduler.searching.load(Ordering::SeqCst), 0); // Ordering: as above.
+}
+
+#[test]
+fn nobody_pauses_when_no_other_worker_runs() {
+    let (thief, other, victim) = pausing();
+    victim.set_idle(&mut thief.scheduler.idle.lock(), true);
+    put(other, Place::Sleeping);
+    assert!(matches!(thief.next(), Next::Task(_)));
 }

@@ -47,6 +47,7 @@ pub trait Word: Send + Sync {
     fn new(value: u64) -> Self;
     fn load(&self, order: Ordering) -> u64;
     fn store(&self, value: u64, order: Ordering);
+    fn swap(&self, value: u64, order: Ordering) -> u64;
     fn fetch_or(&self, bits: u64, order: Ordering) -> u64;
     fn fetch_and(&self, bits: u64, order: Ordering) -> u64;
     fn fetch_add(&self, by: u64, order: Ordering) -> u64;
@@ -71,6 +72,10 @@ impl Word for AtomicU64 {
     #[inline]
     fn store(&self, value: u64, order: Ordering) {
         self.store(value, order);
+    }
+    #[inline]
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.swap(value, order)
     }
     #[inline]
     fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
@@ -124,6 +129,10 @@ impl Word for PlainWord {
     #[inline]
     fn store(&self, value: u64, _: Ordering) {
         self.0.set(value);
+    }
+    #[inline]
+    fn swap(&self, value: u64, _: Ordering) -> u64 {
+        self.0.replace(value)
     }
     #[inline]
     fn fetch_or(&self, bits: u64, _: Ordering) -> u64 {

@@ -274,7 +274,66 @@ impl<T> WaiterList<T> {
         self.claim_if(|_| true)
     }
 
-    /// The same, but stops before an entry whose slot holds something that `fits` refuses. One that has
+    /// Whether `entry`, which is in no other list, is linked.
+    pub fn contains(&mut self, entry: &Entry<T>) -> bool {
+        self.forget_other_generations();
+        // SAFETY: `entry` is alive, and its links are guarded by the lock the caller holds.
+        !self.head.is_null() && unsafe { (*entry.links.get()).linked }
+    }
+
+    /// Unlinks the first entry, with its claim if its wait has not ended.
+    pub fn unlink_first(&mut self) -> Option<(Unlinked<T>, Option<Claim>)> {
+        self.forget_other_generations();
+        if self.head.is_null() {
+            return None;
+        }
+        // SAFETY: the head of the list is linked in it.
+        let entry = unsafe { self.unlink(self.head) };
+        let claim = entry.waiter.claim(entry.epoch);
+        Some((entry, claim))
+    }
+
+    /// Links a new entry where `old`, whose wait has ended, is linked, and unlinks that. `None`: it is not linked any
+    /// more. The place is not in the memory of `old`.
+    pub fn replace<P: Place<T>>(&mut self, old: &Entry<T>, place: P) -> Option<P::Left> {
+        self.forget_other_generations();
+        // SAFETY: `old` is alive, and its links are guarded by the lock the caller holds.
+        let (is_linked, next) = unsafe { ((*old.links.get()).linked, (*old.links.get()).next) };
+        if !is_linked {
+            return None;
+        }
+        // SAFETY: it is linked, and in this list.
+        drop(unsafe { self.unlink(old) });
+        let left = place.link(self, None);
+        if !next.is_null() {
+            // SAFETY: the new entry is the last of at least two, of which `next` is one.
+            unsafe { self.move_last_before(next) };
+        }
+        Some(left)
+    }
+
+    /// # Safety
+    /// `next` is linked in this list, and not the last.
+    unsafe fn move_last_before(&mut self, next: *const Entry<T>) {
+        let moved = self.tail;
+        // SAFETY: linked entries are alive, their links guarded by the lock the caller holds.
+        unsafe {
+            let before = (*(*moved).links.get()).prev;
+            (*(*before).links.get()).next = ptr::null();
+            self.tail = before;
+            let prev = (*(*next).links.get()).prev;
+            let links = &mut *(*moved).links.get();
+            (links.prev, links.next) = (prev, next);
+            (*(*next).links.get()).prev = moved;
+            if prev.is_null() {
+                self.head = moved;
+            } else {
+                (*(*prev).links.get()).next = moved;
+            }
+        }
+    }
+
+    /// The same as [`claim_first`](Self::claim_first), but stops before an entry whose slot holds something that `fits` refuses. One that has
     /// ended and does not fit stops it too: its owner is on its way to [`remove`](Self::remove) it.
     ///
     /// # Safety

@@ -159,6 +159,12 @@ impl Waiter {
         }
     }
 
+    /// Whether somebody has claimed the wait and has yet to say how it ended.
+    pub fn is_claimed(&self, epoch: Epoch) -> bool {
+        // Ordering: Acquire, so that what the caller asks for next is not older.
+        self.word.load(Ordering::Acquire) == epoch.word(CLAIMED)
+    }
+
     /// The wait that the owner is in and nobody has claimed, for a cancellation that has to end whatever
     /// wait there is.
     pub fn armed(&self) -> Option<Epoch> {

@@ -43,17 +43,24 @@ impl Machine {
         }
     }
 
+    pub(in crate::scheduler) fn pause_for(&self, pause: Duration) {
+        self.own().haul = Haul::Pausing(Instant::now() + pause);
+    }
+
     /// Whether it leaves others' tasks alone for now, having nothing of its own to run.
     pub(super) fn spares_others(&self) -> bool {
         let own = self.own();
         if let Haul::Running(began, turn) = own.haul {
             let (took, turns) = (began.elapsed(), own.turn.wrapping_sub(turn));
             let is_occupied = self.parked() != 0 || own.pinned != 0;
-            own.haul = match pause_after(took, turns) {
-                Some(pause) if !is_occupied => Haul::Pausing(Instant::now() + pause),
-                _ => Haul::None,
-            };
+            own.haul = Haul::None;
+            if let Some(pause) = pause_after(took, turns)
+                && !is_occupied
+            {
+                self.pause_for(pause);
+            }
         }
+        let own = self.own();
         if matches!(own.haul, Haul::Pausing(_)) && !self.others_run() {
             own.haul = Haul::None; // nobody would be left to run those tasks
         }

@@ -48,6 +48,8 @@ pub(super) const FAIRNESS_TURNS: u32 = 61;
 /// Ready stacks resumed in a row while queued tasks wait: a pair that readies each other for ever must
 /// not starve them.
 const STACKS_IN_A_ROW: u32 = 16;
+/// How long ready stacks let queued tasks go first that end at once: some forty switches.
+pub(super) const READY_DELAY: Duration = Duration::from_micros(20);
 /// How often in a row the task readied last goes before the queue.
 const RUN_NEXT_IN_A_ROW: u32 = 16;
 /// Tasks moved from the injector at once.
@@ -61,6 +63,17 @@ const SPARES_KEPT: usize = 4;
 
 crate::sync::per_thread! {
     static CURRENT: Cell<Option<&'static Machine>> = Cell::new(None);
+}
+
+/// How the task that just ran left its turn.
+#[derive(Debug, Default, PartialEq)]
+pub(super) enum Turn {
+    #[default]
+    Parked,
+    /// It gave it up: queued tasks go first, once.
+    Yielded,
+    /// It came back to the loop that ran it.
+    Ended,
 }
 
 /// What only the machine's own thread touches.
@@ -80,8 +93,9 @@ struct Own {
     haul: Haul,
     /// The node for which it looks at others.
     searches_far_of: Option<usize>,
-    /// The task that just ran gave up its turn: queued tasks go first, once.
-    yielded: bool,
+    last_turn: Turn,
+    /// Since when ready stacks let queued tasks go first.
+    deferring: Option<Instant>,
     /// Idle loops that are resumed return.
     ends_loops: bool,
     /// The thread is about to end.
@@ -387,6 +401,7 @@ impl Machine {
                     }
                     // SAFETY: taken from a queue, so it is alive and ours to run.
                     unsafe { Task::run(task) };
+                    self.end_turn();
                 }
                 Next::Stack(stack) => {
                     if let Some(worker) = self.worker() {
@@ -523,10 +538,13 @@ impl Machine {
                 worker.timers.fire(now);
             }
         }
+        let last = std::mem::take(&mut self.own().last_turn);
+        let tasks_first = last == Turn::Yielded
+            || self.own().stacks_in_a_row >= STACKS_IN_A_ROW
+            || (last == Turn::Ended && self.defers(worker));
         let own = self.own();
-        let tasks_first =
-            std::mem::take(&mut own.yielded) || own.stacks_in_a_row >= STACKS_IN_A_ROW;
         if !tasks_first && let Some(stack) = own.ready.pop_front() {
+            own.deferring = None;
             own.stacks_in_a_row += 1;
             return Some(Next::of(stack));
         }
@@ -544,6 +562,27 @@ impl Machine {
             return Some(Next::Task(task));
         }
         self.scheduler.take_bound(worker.node).map(Next::Task)
+    }
+
+    /// A task came back to the loop that ran it.
+    pub(in crate::scheduler) fn end_turn(&self) {
+        let last = &mut self.own().last_turn;
+        if *last == Turn::Parked {
+            *last = Turn::Ended;
+        }
+    }
+
+    /// Whether ready stacks let queued tasks go first for now: while those end at once, and not for long. A task that waits
+    /// for a hundred others, or takes what they send, is then resumed once for many of them, not after each.
+    #[inline]
+    fn defers(&self, worker: &Worker) -> bool {
+        let own = self.own();
+        if own.ready.is_empty() || worker.queue.is_empty() {
+            own.deferring = None;
+            return false;
+        }
+        let now = Instant::now();
+        now.duration_since(*own.deferring.get_or_insert(now)) < READY_DELAY
     }
 
     #[inline]

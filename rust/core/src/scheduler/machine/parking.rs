@@ -4,7 +4,7 @@ use std::{ptr::NonNull, time::Instant};
 
 use super::{
     super::{Stack, worker::Worker},
-    Machine, STACKS_IN_A_ROW,
+    Machine, STACKS_IN_A_ROW, Turn,
 };
 use crate::sync::Ordering;
 
@@ -70,8 +70,8 @@ impl Machine {
                 self.halt(true); // what wakes a task now does not make it go on
             }
             self.inbox.drain_into(&mut self.own().ready);
-            let gives_way =
-                std::mem::take(&mut self.own().yielded) && self.scheduler.work_is_visible(self);
+            let last = std::mem::take(&mut self.own().last_turn);
+            let gives_way = last == Turn::Yielded && self.scheduler.work_is_visible(self);
             let Some(worker) = self.worker() else {
                 self.rest(true);
                 continue;
@@ -129,7 +129,7 @@ impl Machine {
             return true;
         }
         self.own().ready.push_back(me);
-        self.own().yielded = true;
+        self.own().last_turn = Turn::Yielded;
         self.set_parked(self.parked() + 1);
         let resumed = if self.fibers() {
             self.to_a_loop(me)

@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use super::{super::Stack, Machine};
+use super::{super::Stack, Machine, Turn};
 use crate::task::Task;
 
 impl Machine {
@@ -55,6 +55,6 @@ impl Machine {
     /// The coroutine of `ticket`, which is in none of the queues, gives up its turn on this machine.
     pub(in crate::scheduler) fn push_last(&'static self, ticket: NonNull<Stack>) {
         self.own().ready.push_back(ticket);
-        self.own().yielded = true;
+        self.own().last_turn = Turn::Yielded;
     }
 }

@@ -1,0 +1,137 @@
+"""What more workers are worth: for tasks that compute, and for the cost of starting tasks.
+
+Each side is a function of a count that returns the nanoseconds it took, its loop included. The runtime is
+made before the clock starts and ended after it stopped. Without the GIL two workers compute twice as
+much, and starting tasks must not get dearer with them; with it, one worker runs Python at a time.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter_ns as now
+
+STEPS = 20_000  # of a task that computes: about a millisecond
+
+
+def compute(steps=STEPS):
+    """Keep a processor busy."""
+    total = 0
+    for step in range(steps):
+        total += step & 3
+    return total
+
+
+def empty():
+    """Do nothing."""
+
+
+def finish(handles):
+    """Wait for all, the last one first."""
+    for handle in reversed(handles):
+        handle.result()
+
+
+def computing_penstock(count, *, workers):
+    """Tasks that compute, started and waited for by an ordinary thread."""
+    from penstock import Runtime
+
+    with Runtime(workers=workers) as runtime:
+        finish([runtime.go(compute) for _ in range(workers)])
+        start = now()
+        finish([runtime.go(compute) for _ in range(count)])
+        return now() - start
+
+
+def computing_executor(count, *, workers):
+    """The same on the standard library's thread pool."""
+    with ThreadPoolExecutor(workers) as executor:
+        finish([executor.submit(compute) for _ in range(workers)])
+        start = now()
+        finish([executor.submit(compute) for _ in range(count)])
+        return now() - start
+
+
+def spawn_outside(count, *, workers):
+    """Empty tasks started and waited for by an ordinary thread."""
+    from penstock import Runtime
+
+    with Runtime(workers=workers) as runtime:
+        finish([runtime.go(empty) for _ in range(workers)])
+        start = now()
+        finish([runtime.go(empty) for _ in range(count)])
+        return now() - start
+
+
+def spawn_inside(count, *, workers):
+    """Empty tasks started and waited for by one task."""
+    from penstock import Runtime
+
+    with Runtime(workers=workers) as runtime:
+
+        def spawn():
+            start = now()
+            finish([runtime.go(empty) for _ in range(count)])
+            return now() - start
+
+        return runtime.go(spawn).result()
+
+
+def spawn_tree(count, *, workers):
+    """Tasks that start two tasks each, until there are ``count``. One task gathers them, from the root."""
+    from penstock import Runtime
+
+    with Runtime(workers=workers) as runtime:
+        go = runtime.go
+
+        def branch(size):
+            """The root of a tree of ``size`` tasks, itself included; the trees it starts."""
+            left = (size - 1) // 2
+            return [go(branch, part) for part in (left, size - 1 - left) if part]
+
+        def gather():
+            start = now()
+            unseen, seen = [go(branch, count)], 0
+            while unseen:
+                unseen += unseen.pop().result()
+                seen += 1
+            elapsed = now() - start
+            if seen != count:
+                raise AssertionError(f"{seen} of {count} tasks ran")
+            return elapsed
+
+        return go(gather).result()
+
+
+class Computing:
+    """Time for 100 tasks that compute a millisecond each, by how many workers run them."""
+
+    params = (["penstock", "ThreadPoolExecutor"], [1, 2])
+    param_names = ("side", "workers")
+    count = 100
+    number = 1
+
+    def setup(self, side, workers):
+        if side == "penstock":
+            from .versions import needs
+
+            needs("Runtime")
+        self.run = {"penstock": computing_penstock, "ThreadPoolExecutor": computing_executor}[side]
+
+    def time_computing(self, side, workers):
+        self.run(self.count, workers=workers)
+
+
+class SpawnFrom:
+    """Time to start and finish 50,000 empty tasks, by who starts them and how many workers there are."""
+
+    params = (["outside", "one task", "a tree of tasks"], [1, 2, 4])
+    param_names = ("place", "workers")
+    count = 50_000
+    number = 1
+
+    def setup(self, place, workers):
+        from .versions import needs
+
+        needs("Runtime")
+        self.run = {"outside": spawn_outside, "one task": spawn_inside, "a tree of tasks": spawn_tree}[place]
+
+    def time_spawn(self, place, workers):
+        self.run(self.count, workers=workers)
