@@ -3,7 +3,8 @@
 //! - [`mod@array`]: a ring of `capacity` slots, without a lock while neither end has to wait;
 //! - [`rendezvous`]: capacity 0, a value passes only from hand to hand;
 //! - [`list`]: no capacity, linked blocks of slots, senders never wait;
-//! - [`timer`]: `after` and `tick`, whose values are moments and which nobody sends on.
+//! - [`timer`]: `after` and `tick`, whose values are moments and which nobody sends on;
+//! - [`select`]: of several sends and receives exactly one, whatever their kinds.
 //!
 //! A waiting operation is two calls, for the core never blocks: `begin_send` or `begin_recv` does the
 //! work or leaves an [`Entry`] where a peer finds it, with the caller's waiter armed; the caller
@@ -32,6 +33,7 @@ mod array;
 mod error;
 mod list;
 mod rendezvous;
+pub mod select;
 mod timer;
 
 use std::{
@@ -50,7 +52,7 @@ pub use timer::Stamp;
 
 use crate::{
     sync::{Guarded, Mode, spin_hint},
-    wait::{Claim, Entry, Outcome, Place, Unlinked, WaiterList},
+    wait::{Armed, Claim, Entry, Outcome, Place, Unlinked, WaiterList},
 };
 
 /// How [`Channel::begin_send`] went.
@@ -215,7 +217,7 @@ impl<T, M: Mode> Channel<T, M> {
         if outcome == Outcome::Handed {
             return Ok(());
         }
-        of_kind!(self, kind => kind.forget_sender(entry));
+        self.forget_sender(entry);
         // SAFETY: the wait ended without a hand-over and the entry is in no list, so the slot is the
         // owner's again, who is the caller.
         let value = unsafe { entry.take() }.expect("a send that failed has its value");
@@ -247,7 +249,7 @@ impl<T, M: Mode> Channel<T, M> {
             // SAFETY: the owner, who is the caller, saw the outcome.
             return Ok(unsafe { entry.take() }.expect("a hand-over leaves a value"));
         }
-        of_kind!(self, kind => kind.forget_receiver(entry));
+        self.forget_receiver(entry);
         Err(match outcome {
             Outcome::Handed => unreachable!("answered above"),
             Outcome::Closed => RecvError::Closed,
@@ -303,6 +305,67 @@ impl<T, M: Mode> Channel<T, M> {
 
     pub fn stats(&self) -> ChannelStats {
         of_kind!(self, kind => kind.stats())
+    }
+
+    // What a select needs of each kind.
+
+    /// Whether a receive would have to wait, where that is seen at less cost than by trying.
+    #[inline]
+    fn is_seen_empty(&self) -> bool {
+        match &self.0 {
+            Kind::Array(array) => array.is_seen_empty(),
+            Kind::List(list) => list.is_seen_empty(),
+            Kind::Rendezvous(_) | Kind::Timer(_) => false,
+        }
+    }
+
+    /// Links an entry for a waiter that is armed already, as the last sender. `Err`: a send need not wait, and is the
+    /// caller's to try; who waits is no other than the same waiter.
+    fn link_armed_sender(&self, value: T, place: Armed<T>) -> Result<(), T> {
+        of_kind!(self, kind => kind.link_armed_sender(value, place))
+    }
+
+    /// The same for a receiver. `false`: a receive need not wait.
+    fn link_armed_receiver(&self, place: Armed<T>) -> bool {
+        of_kind!(self, kind => kind.link_armed_receiver(place))
+    }
+
+    /// Unlinks a sender, if it is linked.
+    fn forget_sender(&self, entry: &Entry<T>) {
+        of_kind!(self, kind => kind.forget_sender(entry));
+    }
+
+    /// Unlinks a receiver, if it is linked.
+    fn forget_receiver(&self, entry: &Entry<T>) {
+        of_kind!(self, kind => kind.forget_receiver(entry));
+    }
+
+    /// The same for a receiver whose wait is over, and what it was given, if it wants that; otherwise that goes to the
+    /// next in line.
+    ///
+    /// # Safety
+    /// As for [`finish_recv`](Self::finish_recv).
+    unsafe fn take_back_receiver(&self, entry: &Entry<T>, wants: bool) -> Option<T> {
+        if let Kind::Timer(timer) = &self.0 {
+            // SAFETY: the caller's promise.
+            return unsafe { timer.take_back_receiver(entry, wants) };
+        }
+        self.forget_receiver(entry);
+        // SAFETY: off its list, and its wait is over: the slot is the owner's again. Other kinds give nothing to who
+        // has been given something elsewhere.
+        unsafe { entry.take() }
+    }
+
+    /// Moves, and only up, whenever a send that would have to wait may no longer have to. So if it is the same before
+    /// such a send was tried and after, the send would have had to wait all the time between the try and the second
+    /// reading.
+    fn send_version(&self) -> u64 {
+        of_kind!(self, kind => kind.send_version())
+    }
+
+    /// The same for a receive.
+    fn recv_version(&self) -> u64 {
+        of_kind!(self, kind => kind.recv_version())
     }
 
     /// Calls `visit` for each value that the channel keeps alive: the buffered ones and those of

@@ -8,5 +8,5 @@ pub mod fork;
 pub mod list;
 pub mod waiter;
 
-pub use list::{Entry, InPlace, Place, Unlinked, WaiterList};
+pub use list::{Armed, Entry, InPlace, Place, Unlinked, WaiterList};
 pub use waiter::{Claim, Epoch, Outcome, Waiter, WaiterClass, WaiterRef};
