@@ -573,7 +573,9 @@ def test_an_aacquire_that_would_wait_in_an_event_loop_says_where_it_can() -> Non
     assert asyncio.run(lent_bytes(pool, 64)) == 64
     with (
         pool.acquire(64),
-        pytest.raises(RuntimeError, match=r"BufferPool\.acquire\(\) can be awaited in an async penstock task"),
+        pytest.raises(
+            RuntimeError, match=r"BufferPool\.acquire\(\) can be awaited in an async penstock task"
+        ),
     ):
         asyncio.run(lent_bytes(pool, 64))
 
