@@ -230,7 +230,7 @@ def test_an_awaitable_call_begins_when_it_is_awaited_and_only_once() -> None:
     asyncio.run(body())
     assert called == [1, 1]
     awaitable = ablocking(called.append, 1)
-    with pytest.raises(RuntimeError, match="running asyncio loop"):
+    with pytest.raises(RuntimeError, match="coroutine of asyncio or trio"):
         next(iter(awaitable.__await__()))
     del awaitable
     assert called == [1, 1]

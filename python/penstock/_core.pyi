@@ -4,7 +4,22 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from types import GenericAlias, TracebackType
-from typing import Any, Generic, Literal, Never, ParamSpec, Self, SupportsIndex, TypeVar, final, overload
+from typing import (
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Never,
+    ParamSpec,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    final,
+    overload,
+    type_check_only,
+)
 
 if sys.version_info >= (3, 12):
     from collections.abc import Buffer as _Readable
@@ -179,6 +194,53 @@ class Receiver(Generic[_T_co]):
 
 def after(seconds: float) -> Channel[float]: ...
 def tick(seconds: float) -> Channel[float]: ...
+
+_Sends: TypeAlias = Channel[Any] | Sender[Any]
+_Chosen: TypeAlias = Channel[Any] | Sender[Any] | Receiver[Any]
+
+@final
+@disjoint_base
+class Selected(tuple[int, _T_co | None, _Chosen, bool], Generic[_T_co]):
+    __match_args__: Final = ("index", "value", "channel", "closed")
+    def __new__(cls, index: int, value: _T_co | None, channel: _Chosen, closed: bool) -> Self: ...
+    @property
+    def index(self) -> int: ...  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    @property
+    def value(self) -> _T_co | None: ...
+    @property
+    def channel(self) -> _Chosen: ...
+    @property
+    def closed(self) -> bool: ...
+    def __getnewargs__(self) -> tuple[int, _T_co | None, _Chosen, bool]: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+
+@type_check_only
+class _Receives(Protocol[_T_co]):
+    """What a receive of `select` takes: the types of the values of several channels go together."""
+
+    def recv(self, timeout: float | None = None) -> _T_co: ...
+
+@overload
+def select(
+    *cases: tuple[_Sends, Any], timeout: float | None = None, priority: bool = False
+) -> Selected[None]: ...
+@overload
+def select(
+    *cases: _Receives[_T] | tuple[_Sends, Any], timeout: float | None = None, priority: bool = False
+) -> Selected[_T]: ...
+@overload
+def select_nowait(*cases: tuple[_Sends, Any]) -> Selected[None] | None: ...
+@overload
+def select_nowait(*cases: _Receives[_T] | tuple[_Sends, Any]) -> Selected[_T] | None: ...
+@overload
+def aselect(
+    *cases: tuple[_Sends, Any], timeout: float | None = None, priority: bool = False
+) -> Awaitable[Selected[None]]: ...
+@overload
+def aselect(
+    *cases: _Receives[_T] | tuple[_Sends, Any], timeout: float | None = None, priority: bool = False
+) -> Awaitable[Selected[_T]]: ...
 
 # --- locks ---
 

@@ -18,18 +18,22 @@ from penstock import (
     Once,
     Receiver,
     RuntimeStats,
+    Selected,
     Semaphore,
     Sender,
     Task,
     WaitGroup,
     after,
     as_completed,
+    aselect,
     asleep,
     await_,
     default_runtime,
     go,
     map,
     move_on_after,
+    select,
+    select_nowait,
     sleep,
     tick,
     timeout,
@@ -214,3 +218,24 @@ reference = AtomicRef[str | None](None)
 assert_type(reference.load(), str | None)
 assert_type(reference.swap("x"), str | None)
 reference.store(3)  # type: ignore[arg-type]
+
+
+# select: the types of the received values go together; a send is a tuple
+
+texts, figures = Channel[str](1), Channel[int](1)
+assert_type(select(figures), Selected[int])
+assert_type(select(figures, (texts, "x"), timeout=1.0, priority=True), Selected[int])
+assert_type(select((texts, "x")), Selected[None])
+assert_type(select(figures).value, int | None)
+assert_type(select(figures).index, int)
+assert_type(select(figures).closed, bool)
+assert_type(select_nowait(figures), Selected[int] | None)
+either: str | int | None = select(texts, figures).value  # type: ignore[assignment, unused-ignore]
+select(None)  # type: ignore[call-overload]
+select((texts,))  # type: ignore[arg-type]
+select_nowait(figures, timeout=0)  # type: ignore[call-overload]
+
+
+async def selects() -> None:
+    assert_type(await aselect(figures), Selected[int])
+    assert_type(await aselect((texts, "x")), Selected[None])

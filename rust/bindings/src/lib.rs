@@ -26,6 +26,8 @@ mod pending;
 mod pinned;
 mod runtime;
 mod scope;
+mod select;
+mod selected;
 mod stall;
 mod task;
 mod tasks;
@@ -81,6 +83,8 @@ mod _core {
         crate::fiber::load(py)?;
         crate::operation::load(py)?;
         crate::task::load(py);
+        crate::select::load(py);
+        crate::selected::add(module)?;
         crate::interpreter::watch_collections(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::memory::add(py)?;
@@ -91,6 +95,7 @@ mod _core {
         }
         crate::hot::add_functions(module, &crate::fiber::FUNCTIONS)?;
         crate::hot::add_functions(module, &crate::blocking::FUNCTIONS)?;
+        crate::hot::add_functions(module, &crate::select::FUNCTIONS)?;
         crate::hot::add_methods(&py.get_type::<TaskObject>(), &crate::task::METHODS)?;
         crate::hot::add_methods(
             &py.get_type::<RuntimeObject>(),

@@ -10,7 +10,7 @@ mod channel_thread;
 
 use std::{mem::MaybeUninit, ptr::NonNull, sync::Arc};
 
-use channel_thread::{recv, send, sleep, waiter};
+use channel_thread::{recv, send, sleep, sleep_until_over, waiter};
 use loom::thread;
 use penstock_core::{
     channel::{BeginRecv, BeginSend, Channel, RecvError, SendError, TryRecvError, TrySendError},
@@ -519,9 +519,7 @@ fn recv_in_place(channel: &Ch, gives_up: bool) -> Result<u32, RecvError> {
         BeginRecv::Waiting(epoch) => epoch,
     };
     if !gives_up || !waiter.disarm(epoch, Outcome::Interrupted) {
-        while waiter.outcome(epoch).is_none() {
-            thread::park();
-        }
+        sleep_until_over(&waiter, epoch);
     }
     // SAFETY: there is an entry in it, as the channel had to wait.
     let entry = unsafe { memory.assume_init_ref() };

@@ -8,7 +8,7 @@ mod entries;
 mod timer;
 
 pub use entries::METHODS;
-pub use timer::{after, tick};
+pub use timer::{after, refuse_send, tick};
 
 use std::{
     mem::ManuallyDrop,

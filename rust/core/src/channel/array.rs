@@ -82,7 +82,7 @@ use crate::{
         Ordering::{Acquire, Relaxed, Release},
         UnsafeCell, Word,
     },
-    wait::{Entry, Place},
+    wait::{Armed, Entry, Place},
 };
 
 /// In `tail`: receivers are linked. In `head`: senders are linked.
@@ -314,6 +314,16 @@ impl<T, M: Mode> Array<T, M> {
             return Ok(value);
         }
         self.try_recv_slow()
+    }
+
+    /// Whether a receive would have to wait, seen in two loads: the ring is open, and was empty at the second of them.
+    /// `false` says nothing.
+    #[inline]
+    pub(super) fn is_seen_empty(&self) -> bool {
+        // Ordering: Acquire, see "as others see them".
+        let head = self.head.load(Acquire);
+        // Ordering: as above.
+        head & FLAGS == 0 && head == self.tail.load(Acquire)
     }
 
     #[cold]
@@ -558,6 +568,63 @@ impl<T, M: Mode> Array<T, M> {
             // Ordering: Relaxed, as all flags.
             self.tail.fetch_and(!WAITERS, Relaxed);
             Err(place)
+        })
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_sender). By 2 and 3 no entry of a select meets another of its own
+    /// here: the ring is not both full and empty.
+    pub(super) fn link_armed_sender(&self, mut value: T, mut place: Armed<T>) -> Result<(), T> {
+        loop {
+            (value, place) = match self.link_sender(value, place) {
+                Ok(()) => return Ok(()),
+                Err((back, _)) if self.has_room() => return Err(back),
+                Err(both) => both,
+            };
+        }
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_receiver).
+    pub(super) fn link_armed_receiver(&self, mut place: Armed<T>) -> bool {
+        loop {
+            place = match self.link_receiver(place) {
+                Ok(()) => return true,
+                Err(_) if self.has_values() => return false,
+                Err(place) => place,
+            };
+        }
+    }
+
+    /// Whether a send need not wait, be it that it fails.
+    fn has_room(&self) -> bool {
+        // Ordering: Acquire, see "as others see them".
+        let tail = self.tail.load(Acquire);
+        // Ordering: as above.
+        let head = self.head.load(Acquire);
+        tail & CLOSED != 0 || position(tail) != position(head).wrapping_add(self.lap)
+    }
+
+    /// Whether a receive need not wait, be it that it fails.
+    fn has_values(&self) -> bool {
+        // Ordering: Acquire, see "as others see them".
+        let head = self.head.load(Acquire);
+        // Ordering: as above.
+        let tail = self.tail.load(Acquire);
+        tail & CLOSED != 0 || head & RETURNED != 0 || position(tail) != position(head)
+    }
+
+    /// A full ring has room only once `head` moves, or to fail in once it is closed.
+    pub(super) fn send_version(&self) -> u64 {
+        // Ordering: Acquire, see "as others see them".
+        let (head, tail) = (self.head.load(Acquire), self.tail.load(Acquire));
+        position(head) | (tail & CLOSED)
+    }
+
+    /// An empty ring has a value only once `tail` moves or one comes back, or none ever once it is closed.
+    pub(super) fn recv_version(&self) -> u64 {
+        self.waiting.with(|waiting| {
+            // Ordering: Acquire, see "as others see them".
+            let tail = self.tail.load(Acquire);
+            (position(tail) | (tail & CLOSED)).wrapping_add(waiting.returned.version() * STEP)
         })
     }
 

@@ -56,7 +56,7 @@ use crate::{
         Ordering::{AcqRel, Acquire, Relaxed, Release},
         UnsafeCell, Word,
     },
-    wait::{Entry, Place},
+    wait::{Armed, Entry, Place},
 };
 
 /// In `tail`: receivers are linked.
@@ -507,6 +507,57 @@ impl<T, M: Mode> List<T, M> {
             // Ordering: Relaxed, as all flags.
             self.tail.word.fetch_and(!WAITERS, Relaxed);
             Err(place)
+        })
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_sender): no sender ever waits.
+    #[expect(clippy::unused_self, reason = "as the other kinds have it")]
+    pub(super) fn link_armed_sender(&self, value: T, _: Armed<T>) -> Result<(), T> {
+        Err(value)
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_receiver).
+    pub(super) fn link_armed_receiver(&self, mut place: Armed<T>) -> bool {
+        loop {
+            place = match self.link_receiver(place) {
+                Ok(()) => return true,
+                Err(_) if self.has_values() => return false,
+                Err(place) => place,
+            };
+        }
+    }
+
+    /// Whether a receive need not wait, be it that it fails.
+    fn has_values(&self) -> bool {
+        // Ordering: Acquire, see "as others see it".
+        let head = self.head.word.load(Acquire);
+        // Ordering: as above.
+        let tail = self.tail.word.load(Acquire);
+        tail & CLOSED != 0 || head & RETURNED != 0 || position(tail) != position(head)
+    }
+
+    /// Whether a receive would have to wait, seen in two loads: the list is open, and was empty at the second of them.
+    /// `false` says nothing.
+    #[inline]
+    pub(super) fn is_seen_empty(&self) -> bool {
+        // Ordering: Acquire, see "as others see it".
+        let head = self.head.word.load(Acquire);
+        // Ordering: as above.
+        head & FLAGS == 0 && head == self.tail.word.load(Acquire)
+    }
+
+    /// A send never has to wait.
+    #[expect(clippy::unused_self, reason = "as the other kinds have it")]
+    pub(super) fn send_version(&self) -> u64 {
+        0
+    }
+
+    /// An empty list has a value only once `tail` moves or one comes back, or none ever once it is closed.
+    pub(super) fn recv_version(&self) -> u64 {
+        self.waiting.with(|waiting| {
+            // Ordering: Acquire, see "as others see it".
+            let tail = self.tail.word.load(Acquire);
+            (position(tail) | (tail & CLOSED)).wrapping_add(waiting.returned.version() * STEP)
         })
     }
 

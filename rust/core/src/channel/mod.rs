@@ -3,7 +3,8 @@
 //! - [`mod@array`]: a ring of `capacity` slots, without a lock while neither end has to wait;
 //! - [`rendezvous`]: capacity 0, a value passes only from hand to hand;
 //! - [`list`]: no capacity, linked blocks of slots, senders never wait;
-//! - [`timer`]: `after` and `tick`, whose values are moments and which nobody sends on.
+//! - [`timer`]: `after` and `tick`, whose values are moments and which nobody sends on;
+//! - [`select`]: of several sends and receives exactly one, whatever their kinds.
 //!
 //! [`ends`] counts the directional ends of a channel: the last of a direction to go closes it.
 //!
@@ -40,6 +41,7 @@ mod error;
 mod list;
 mod rendezvous;
 mod returned;
+pub mod select;
 mod timer;
 
 use std::{
@@ -60,7 +62,7 @@ pub use timer::Stamp;
 
 use crate::{
     sync::{Guarded, Mode, spin_hint},
-    wait::{Claim, Entry, Outcome, Place, Unlinked, WaiterList, WaiterRef},
+    wait::{Armed, Claim, Entry, Outcome, Place, Unlinked, WaiterList, WaiterRef},
 };
 
 /// How [`Channel::begin_send`] went.
@@ -226,7 +228,7 @@ impl<T, M: Mode> Channel<T, M> {
         if outcome == Outcome::Handed {
             return Ok(());
         }
-        of_kind!(self, kind => kind.forget_sender(entry));
+        self.forget_sender(entry);
         // SAFETY: the wait ended without a hand-over and the entry is in no list, so the slot is the
         // owner's again, who is the caller.
         let value = unsafe { entry.take() }.expect("a send that failed has its value");
@@ -258,7 +260,7 @@ impl<T, M: Mode> Channel<T, M> {
             // SAFETY: the owner, who is the caller, saw the outcome.
             return Ok(unsafe { entry.take() }.expect("a hand-over leaves a value"));
         }
-        of_kind!(self, kind => kind.forget_receiver(entry));
+        self.forget_receiver(entry);
         Err(match outcome {
             Outcome::Handed => unreachable!("answered above"),
             Outcome::Closed => RecvError::Closed,
@@ -321,16 +323,82 @@ impl<T, M: Mode> Channel<T, M> {
         }
         // SAFETY: the owner, who is the caller, saw the outcome.
         let value = unsafe { entry.take() }.expect("a hand-over leaves a value");
+        self.give_back(entry, value)
+    }
+
+    /// Takes back the value that the receiver of `entry` was handed.
+    fn give_back(&self, entry: &Entry<T>, value: T) -> Option<T> {
         match &self.0 {
             Kind::Array(array) => array.give_back(entry, value),
             Kind::Rendezvous(rendezvous) => rendezvous.give_back(entry, value),
             Kind::List(list) => list.give_back(entry, value),
-            Kind::Timer(_) => unreachable!("answered above"),
+            Kind::Timer(_) => unreachable!("a timer gives its ticks to the next in line itself"),
         }
     }
 
     pub fn stats(&self) -> ChannelStats {
         of_kind!(self, kind => kind.stats())
+    }
+
+    // What a select needs of each kind.
+
+    /// Whether a receive would have to wait, where that is seen at less cost than by trying.
+    #[inline]
+    fn is_seen_empty(&self) -> bool {
+        match &self.0 {
+            Kind::Array(array) => array.is_seen_empty(),
+            Kind::List(list) => list.is_seen_empty(),
+            Kind::Rendezvous(_) | Kind::Timer(_) => false,
+        }
+    }
+
+    /// Links an entry for a waiter that is armed already, as the last sender. `Err`: a send need not wait, and is the
+    /// caller's to try; who waits is no other than the same waiter.
+    fn link_armed_sender(&self, value: T, place: Armed<T>) -> Result<(), T> {
+        of_kind!(self, kind => kind.link_armed_sender(value, place))
+    }
+
+    /// The same for a receiver. `false`: a receive need not wait.
+    fn link_armed_receiver(&self, place: Armed<T>) -> bool {
+        of_kind!(self, kind => kind.link_armed_receiver(place))
+    }
+
+    /// Unlinks a sender, if it is linked.
+    fn forget_sender(&self, entry: &Entry<T>) {
+        of_kind!(self, kind => kind.forget_sender(entry));
+    }
+
+    /// Unlinks a receiver, if it is linked.
+    fn forget_receiver(&self, entry: &Entry<T>) {
+        of_kind!(self, kind => kind.forget_receiver(entry));
+    }
+
+    /// The same for a receiver whose wait is over, and what it was given, if it wants that; otherwise that goes to the
+    /// next in line.
+    ///
+    /// # Safety
+    /// As for [`finish_recv`](Self::finish_recv).
+    unsafe fn take_back_receiver(&self, entry: &Entry<T>, wants: bool) -> Option<T> {
+        if let Kind::Timer(timer) = &self.0 {
+            // SAFETY: the caller's promise.
+            return unsafe { timer.take_back_receiver(entry, wants) };
+        }
+        self.forget_receiver(entry);
+        // SAFETY: off its list, and its wait is over: the slot is the owner's again. Other kinds give nothing to who
+        // has been given something elsewhere.
+        unsafe { entry.take() }
+    }
+
+    /// Moves, and only up, whenever a send that would have to wait may no longer have to. So if it is the same before
+    /// such a send was tried and after, the send would have had to wait all the time between the try and the second
+    /// reading.
+    fn send_version(&self) -> u64 {
+        of_kind!(self, kind => kind.send_version())
+    }
+
+    /// The same for a receive.
+    fn recv_version(&self) -> u64 {
+        of_kind!(self, kind => kind.recv_version())
     }
 
     /// Calls `visit` for each value that the channel keeps alive: the buffered ones, those that came back and those of

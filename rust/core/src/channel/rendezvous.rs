@@ -3,9 +3,10 @@
 //! Every operation takes the lock: there is no way to pass a value here without waking a peer, which
 //! costs many times more.
 //!
-//! Invariant, whenever the lock is free: at most one of the two lists has entries. For an operation
-//! links itself only after it found nobody to serve in the other list, and finding nobody empties it.
-//! Once `closed` is set both lists are empty and stay so. Receivers are linked only where no value came back.
+//! Invariant, whenever the lock is free: no two entries in different lists can be claimed, unless they are of one
+//! waiter, a select that both sends and receives here. For an operation links itself only after it found nobody to
+//! serve in the other list. Once `closed` is set both lists are empty and stay so. Receivers are linked only where no value
+//! came back.
 
 use super::{
     BeginRecv, BeginSend, ChannelStats, Claimed, Guarded, TryRecvError, TrySendError, Waiting,
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     sync::Mode,
-    wait::{Entry, Place},
+    wait::{Armed, Entry, Place},
 };
 
 pub(super) struct Rendezvous<T, M: Mode>(Guarded<State<T>, M>);
@@ -21,6 +22,8 @@ pub(super) struct Rendezvous<T, M: Mode>(Guarded<State<T>, M>);
 struct State<T> {
     waiting: Waiting<T>,
     closed: bool,
+    /// Moves whenever an operation may have become ready: somebody was linked, or the channel closed.
+    version: u64,
 }
 
 impl<T> State<T> {
@@ -48,6 +51,16 @@ impl<T> State<T> {
         self.waiting.handed += 1;
         Ok((value, Some((entry, claim))))
     }
+
+    fn link_sender<P: Place<T>>(&mut self, value: T, place: P) -> P::Left {
+        self.version += 1;
+        self.waiting.link_sender(value, place)
+    }
+
+    fn link_receiver<P: Place<T>>(&mut self, place: P) -> P::Left {
+        self.version += 1;
+        self.waiting.link_receiver(place)
+    }
 }
 
 impl<T, M: Mode> Rendezvous<T, M> {
@@ -55,6 +68,7 @@ impl<T, M: Mode> Rendezvous<T, M> {
         Self(Guarded::new(State {
             waiting: Waiting::new(),
             closed: false,
+            version: 0,
         }))
     }
 
@@ -65,6 +79,7 @@ impl<T, M: Mode> Rendezvous<T, M> {
     pub(super) fn close(&self) {
         wake_closed(self.0.with(|state| {
             state.closed = true;
+            state.version += 1;
             state.waiting.claim_all()
         }));
     }
@@ -87,7 +102,7 @@ impl<T, M: Mode> Rendezvous<T, M> {
             Ok(served) => Ok(served),
             Err(TrySendError::Closed(value)) => Err(BeginSend::Closed(value)),
             Err(TrySendError::Full(value)) => {
-                Err(BeginSend::Waiting(state.waiting.link_sender(value, place)))
+                Err(BeginSend::Waiting(state.link_sender(value, place)))
             }
         });
         match begun {
@@ -103,7 +118,7 @@ impl<T, M: Mode> Rendezvous<T, M> {
         let begun = self.0.with(|state| match state.take_over() {
             Ok(taken) => Ok(taken),
             Err(TryRecvError::Closed) => Err(BeginRecv::Closed),
-            Err(TryRecvError::Empty) => Err(BeginRecv::Waiting(state.waiting.link_receiver(place))),
+            Err(TryRecvError::Empty) => Err(BeginRecv::Waiting(state.link_receiver(place))),
         });
         match begun {
             Ok((value, served)) => {
@@ -114,6 +129,42 @@ impl<T, M: Mode> Rendezvous<T, M> {
             }
             Err(other) => other,
         }
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_sender).
+    pub(super) fn link_armed_sender(&self, value: T, place: Armed<T>) -> Result<(), T> {
+        self.0.with(|state| {
+            let receivers = &mut state.waiting.receivers;
+            if state.closed || receivers.any(|entry| place.may_meet(entry)) {
+                return Err(value);
+            }
+            state.link_sender(value, place);
+            Ok(())
+        })
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_receiver).
+    pub(super) fn link_armed_receiver(&self, place: Armed<T>) -> bool {
+        self.0.with(|state| {
+            let senders = &mut state.waiting.senders;
+            let any_sends = senders.any(|entry| place.may_meet(entry));
+            if state.closed || any_sends || !state.waiting.returned.is_empty() {
+                return false;
+            }
+            state.link_receiver(place);
+            true
+        })
+    }
+
+    /// Who waits on the other side is what makes an operation ready.
+    pub(super) fn send_version(&self) -> u64 {
+        self.0.with(|state| state.version)
+    }
+
+    /// So does a value that came back.
+    pub(super) fn recv_version(&self) -> u64 {
+        self.0
+            .with(|state| state.version + state.waiting.returned.version())
     }
 
     /// Unlinks a sender whose wait ended without a hand-over.

@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 pub(super) struct Returned<T> {
     /// By number, the oldest first.
     values: VecDeque<(u32, T)>,
+    /// How many have come back.
+    count: u64,
     /// No receiver will come any more.
     refused: bool,
 }
@@ -19,6 +21,7 @@ impl<T> Default for Returned<T> {
     fn default() -> Self {
         Self {
             values: VecDeque::new(),
+            count: 0,
             refused: false,
         }
     }
@@ -33,6 +36,11 @@ impl<T> Returned<T> {
         self.values.len()
     }
 
+    /// Moves whenever a receive may have become ready by what came back.
+    pub(super) fn version(&self) -> u64 {
+        self.count
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
@@ -42,6 +50,7 @@ impl<T> Returned<T> {
         if self.refused {
             return Err(value);
         }
+        self.count += 1;
         // Almost always the last: hand-overs are taken back about in their order.
         let before = self.values.iter().rev();
         let after = before

@@ -135,7 +135,8 @@ pub trait Place<T> {
     /// What the owner finishes the wait with.
     type Left;
 
-    /// Arms the waiter, which is in no wait, and links its entry last. From here on others may end the wait.
+    /// Arms the waiter, which is in no wait (but see [`Armed`]), and links its entry last. From here on others may end
+    /// the wait.
     fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Self::Left;
 }
 
@@ -166,16 +167,13 @@ impl<T> InPlace<T> {
     pub unsafe fn new(waiter: NonNull<Waiter>, memory: NonNull<MaybeUninit<Entry<T>>>) -> Self {
         Self { waiter, memory }
     }
-}
 
-impl<T> Place<T> for InPlace<T> {
-    type Left = Epoch;
-
+    /// # Safety
+    /// The waiter is armed for `epoch`.
     #[inline]
-    fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Epoch {
+    unsafe fn link_armed(self, epoch: Epoch, list: &mut WaiterList<T>, value: Option<T>) {
         // SAFETY: alive as long as the entry, by the promise of `new`, and the entry is never dropped.
         let waiter = unsafe { WaiterRef::borrow(self.waiter) };
-        let epoch = waiter.arm();
         let entry = Entry::new(ManuallyDrop::into_inner(waiter), epoch, value);
         // Not by way of a reference, which would not outlive the owner's own look at its entry.
         let node = self.memory.cast::<Entry<T>>();
@@ -184,7 +182,55 @@ impl<T> Place<T> for InPlace<T> {
             node.write(entry);
             list.push(node, false);
         }
+    }
+}
+
+impl<T> Place<T> for InPlace<T> {
+    type Left = Epoch;
+
+    #[inline]
+    fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Epoch {
+        // SAFETY: alive as long as the entry, by the promise of `new`, and the entry is never dropped.
+        let epoch = unsafe { self.waiter.as_ref() }.arm();
+        // SAFETY: just armed.
+        unsafe { self.link_armed(epoch, list, value) };
         epoch
+    }
+}
+
+/// In memory of the owner's, for a waiter that is armed already: one of the entries of a select.
+#[derive(Debug)]
+pub struct Armed<T> {
+    place: InPlace<T>,
+    epoch: Epoch,
+}
+
+impl<T> Armed<T> {
+    /// # Safety
+    /// As for [`InPlace::new`], until the entry is off its list and the wait `epoch`, for which `waiter` is armed, is over.
+    pub unsafe fn new(
+        waiter: NonNull<Waiter>,
+        epoch: Epoch,
+        memory: NonNull<MaybeUninit<Entry<T>>>,
+    ) -> Self {
+        // SAFETY: the caller's promise.
+        let place = unsafe { InPlace::new(waiter, memory) };
+        Self { place, epoch }
+    }
+
+    /// Whether `entry` is another waiter's, and its wait can still be ended.
+    pub fn may_meet(&self, entry: &Entry<T>) -> bool {
+        !std::ptr::eq(&raw const *entry.waiter, self.place.waiter.as_ptr())
+            && entry.waiter.armed() == Some(entry.epoch)
+    }
+}
+
+impl<T> Place<T> for Armed<T> {
+    type Left = ();
+
+    fn link(self, list: &mut WaiterList<T>, value: Option<T>) {
+        // SAFETY: armed, by the promise of `new`.
+        unsafe { self.place.link_armed(self.epoch, list, value) };
     }
 }
 
@@ -390,15 +436,26 @@ impl<T> WaiterList<T> {
 
     /// Calls `visit` for each entry, for a garbage collector.
     pub fn for_each(&mut self, mut visit: impl FnMut(&Entry<T>)) {
+        self.any(|entry| {
+            visit(entry);
+            false
+        });
+    }
+
+    /// Whether an entry is what is looked for; looks no further then.
+    pub fn any(&mut self, mut is_it: impl FnMut(&Entry<T>) -> bool) -> bool {
         self.forget_other_generations();
         let mut node = self.head;
         while !node.is_null() {
             // SAFETY: linked entries are alive; the caller holds the list's lock.
             unsafe {
-                visit(&*node);
+                if is_it(&*node) {
+                    return true;
+                }
                 node = (*(*node).links.get()).next;
             }
         }
+        false
     }
 
     /// # Safety

@@ -14,5 +14,5 @@ pub mod waiter;
 
 pub use burst::{Burst, Link, Taken};
 pub use forked_mutex::ForkedMutex;
-pub use list::{Entry, InPlace, Place, Unlinked, WaiterList};
+pub use list::{Armed, Entry, InPlace, Place, Unlinked, WaiterList};
 pub use waiter::{Claim, Epoch, Outcome, Waiter, WaiterClass, WaiterRef};
