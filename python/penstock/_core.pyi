@@ -199,7 +199,6 @@ _Sends: TypeAlias = Channel[Any] | Sender[Any]
 _Chosen: TypeAlias = Channel[Any] | Sender[Any] | Receiver[Any]
 
 @final
-@disjoint_base
 class Selected(tuple[int, _T_co | None, _Chosen, bool], Generic[_T_co]):
     __match_args__: Final = ("index", "value", "channel", "closed")
     def __new__(cls, index: int, value: _T_co | None, channel: _Chosen, closed: bool) -> Self: ...
@@ -213,7 +212,7 @@ class Selected(tuple[int, _T_co | None, _Chosen, bool], Generic[_T_co]):
     def closed(self) -> bool: ...
     def __getnewargs__(self) -> tuple[int, _T_co | None, _Chosen, bool]: ...
     @classmethod
-    def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
 @type_check_only
 class _Receives(Protocol[_T_co]):
