@@ -160,6 +160,50 @@ def loom(session: nox.Session) -> None:
     )
 
 
+def has_nightly(session: nox.Session, component: str, unchecked: str) -> bool:
+    """Whether the nightly toolchain is there with `component`; says what was not checked where it is not."""
+    listed = subprocess.run(
+        ["rustup", "component", "list", "--installed", "--toolchain", "nightly"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode == 0 and component in listed.stdout:
+        return True
+    session.warn(
+        f"NO NIGHTLY RUST WITH {component.upper()}: {unchecked} (rustup +nightly component add {component})"
+    )
+    return False
+
+
+@nox.session(venv_backend="none")
+def miri(session: nox.Session) -> None:
+    """The tests of channels and their waiters under Miri, which sees undefined behaviour; on nightly Rust."""
+    if has_nightly(session, "miri", "undefined behaviour was NOT looked for"):
+        cargo(
+            session,
+            *("+nightly", "miri", "test", "--locked", "-p", "penstock-core"),
+            *("--test", "channel", "--test", "ends", "--test", "in_place"),
+            *session.posargs,
+            CARGO_TARGET_DIR=str(TARGET / "miri"),
+        )
+
+
+@nox.session(venv_backend="none")
+def tsan(session: nox.Session) -> None:
+    """The same tests, at full length, under ThreadSanitizer, which sees data races; on nightly Rust."""
+    if has_nightly(session, "rust-src", "data races were NOT looked for"):
+        host = subprocess.run(["rustc", "--print", "host-tuple"], capture_output=True, text=True, check=True)
+        cargo(
+            session,
+            *("+nightly", "test", "--locked", "-Zbuild-std", "--target", host.stdout.strip()),
+            *("-p", "penstock-core", "--test", "channel", "--test", "ends", "--test", "in_place"),
+            *session.posargs,
+            RUSTFLAGS="-Zsanitizer=thread",
+            CARGO_TARGET_DIR=str(TARGET / "tsan"),
+        )
+
+
 @nox.session(venv_backend="none")
 def deny(session: nox.Session) -> None:
     """Licences, sources and bans of the crates, where cargo-deny is installed."""

@@ -156,6 +156,15 @@ ROWS = (
         ),
     ),
     Row(
+        "select",
+        "select over 4 receives of which one is ready, and the send that makes it so",
+        100_000,
+        (
+            Peer("go", "select", "Go select", Goal(1.0, 1.5)),
+            Peer("asyncio", "select", "asyncio.wait", Goal(0.01, 0.02)),
+        ),
+    ),
+    Row(
         "pipeline",
         "an item from a producer to a consumer, capacity 1024",
         300_000,
@@ -296,9 +305,10 @@ ROWS = (
 def answers_of(side, clock):
     """The rows a Python side answers, each a function of a count."""
     from benchmarks import atomic, blocking, buffer, channel, parked, peers, pingpong, pipeline, task, workers
+    from benchmarks import select as selects
 
     if clock == "cpu":
-        for module in (atomic, blocking, buffer, channel, peers, pingpong, pipeline, task, workers):
+        for module in (atomic, blocking, buffer, channel, peers, pingpong, pipeline, selects, task, workers):
             module.now = time.process_time_ns
     return {
         "penstock": {
@@ -307,6 +317,7 @@ def answers_of(side, clock):
             "pair": channel.pairs_penstock,
             "pingpong": pingpong.pingpong_penstock,
             "pingpong_async": pingpong.pingpong_penstock_async,
+            "select": selects.ready_penstock,
             "pipeline": pipeline.pipeline_penstock,
             "pipeline_four": partial(pipeline.pipeline_penstock, ends=4),
             "atomic": atomic.adds_penstock,
@@ -333,6 +344,7 @@ def answers_of(side, clock):
             "spawn": task.spawn_asyncio,
             "spawn_context": lambda count: task.spawn_asyncio(count, own_context=True),
             "pingpong": pingpong.pingpong_asyncio,
+            "select": selects.ready_asyncio,
             "parked": parked.parked_asyncio,
         },
         "stdlib": {

@@ -34,7 +34,6 @@ def run(main: Callable[[], Any], place: str) -> Any:
 
 
 both = pytest.mark.parametrize("place", ["asyncio", "task"])
-in_a_task = pytest.mark.parametrize("place", ["task"])
 
 
 # Awaiting tasks
@@ -103,7 +102,7 @@ def test_several_loops_await_one_task(threads: Any) -> None:
 # Channels
 
 
-@in_a_task
+@both
 @pytest.mark.parametrize("capacity", [0, 1, 16])
 def test_asend_and_arecv_pass_items_in_order(place: str, capacity: int) -> None:
     channel = Channel[int](capacity)
@@ -122,7 +121,7 @@ def test_asend_and_arecv_pass_items_in_order(place: str, capacity: int) -> None:
     assert run(main, place) == list(range(200))
 
 
-@in_a_task
+@both
 def test_the_awaitable_forms_raise_what_the_plain_ones_do(place: str) -> None:
     channel = Channel[int](1)
 
@@ -144,7 +143,7 @@ def test_the_awaitable_forms_raise_what_the_plain_ones_do(place: str) -> None:
     run(main, place)
 
 
-@in_a_task
+@both
 def test_close_wakes_what_awaits(place: str, wait_until: Any) -> None:
     channel = Channel[int]()
 
@@ -162,7 +161,7 @@ def test_close_wakes_what_awaits(place: str, wait_until: Any) -> None:
     closer.join(LIMIT)
 
 
-@in_a_task
+@both
 def test_an_async_generator_may_await_a_channel(place: str) -> None:
     channel = Channel[int](2)
 

@@ -230,7 +230,7 @@ def test_an_awaitable_call_begins_when_it_is_awaited_and_only_once() -> None:
     asyncio.run(body())
     assert called == [1, 1]
     awaitable = ablocking(called.append, 1)
-    with pytest.raises(RuntimeError, match="running asyncio loop"):
+    with pytest.raises(RuntimeError, match="coroutine of asyncio or trio"):
         next(iter(awaitable.__await__()))
     del awaitable
     assert called == [1, 1]
@@ -308,6 +308,131 @@ def test_at_most_512_calls_run_at_once_and_more_wait_for_their_turn(wait_until: 
 
 def test_a_call_may_call() -> None:
     assert blocking(blocking, go(lambda: 3).result) == 3
+
+
+@pytest.mark.thread_unsafe(reason="takes all threads of the pool at once")
+def test_calls_that_all_call_again_do_not_wait_for_themselves() -> None:
+    together = threading.Barrier(512, timeout=LIMIT)
+
+    def outer(number: int) -> int:
+        together.wait()  # from here on no thread is free, until some of these have ended
+        return blocking(abs, -number)
+
+    with Group() as group:
+        tasks = [group.go(blocking, outer, number) for number in range(512)]
+    assert [task.result() for task in tasks] == list(range(512))
+
+
+def test_a_call_that_counts_on_a_thread_which_does_not_start_is_refused_too(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock
+        from penstock import *
+        async def acall():
+            return await ablocking(int, "7")
+        go(int).result(timeout=30)
+        runtime = penstock.default_runtime()
+        wait_until(lambda: runtime.stats().threads == 2)  # so one more is allowed, for calls
+        start = threading.Thread.start
+        def fails(thread):
+            global task
+            parks = runtime.stats().parks
+            task = go(acall)
+            wait_until(lambda: runtime.stats().parks > parks)
+            raise RuntimeError("can't start new thread")
+        threading.Thread.start = fails
+        for refused in (lambda: blocking(int, "7"), lambda: task.result(timeout=30)):
+            try:
+                refused()
+            except RuntimeError as error:
+                print(error)
+        threading.Thread.start = start
+        print(blocking(int, "7"), go(acall).result(timeout=30))
+        """,
+        env={"PENSTOCK_MAX_THREADS": "3", "PENSTOCK_WORKERS": "1"},
+        stdout="can't start new thread\nthere is no thread for the call: PENSTOCK_MAX_THREADS allows no more\n7 7\n",
+    )
+
+
+def test_a_nested_call_without_a_thread_is_made_on_the_callers_in_a_context_of_its_own(
+    run_program: Any,
+) -> None:
+    run_program(
+        """
+        import contextvars, penstock
+        from penstock import *
+        variable = contextvars.ContextVar("variable", default="unset")
+        def inner(number):
+            assert variable.get() == "outer's"
+            variable.set("inner's")
+            if number:
+                raise ValueError(number)
+            return threading.get_ident()
+        def outer():
+            variable.set("outer's")
+            assert blocking(inner, 0) == threading.get_ident()
+            try:
+                blocking(inner, 3)
+            except ValueError as error:
+                assert error.args == (3,)
+            else:
+                raise AssertionError("not raised")
+            assert blocking(blocking, blocking, inner, 0) == threading.get_ident()
+            try:  # a thread is needed only where the caller may go on before the end
+                with timeout(0.001):
+                    blocking(time.sleep, 3600)
+            except TimeoutError:
+                pass
+            return variable.get()
+        print(blocking(outer), variable.get())
+        """,
+        env={"PENSTOCK_MAX_THREADS": "1"},
+        stdout="outer's unset\n",
+    )
+
+
+def test_threads_for_calls_count_among_those_that_are_allowed(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock
+        from penstock import *
+        most = 0
+        def call(number):
+            global most
+            most = max(most, threading.active_count() - 1)
+            return number
+        with Group() as group:
+            tasks = [group.go(blocking, call, number) for number in range(200)]
+        assert [task.result() for task in tasks] == list(range(200))
+        print(most <= 6)
+        """,
+        env={"PENSTOCK_MAX_THREADS": "6", "PENSTOCK_WORKERS": "2"},
+        stdout="True\n",
+    )
+
+
+def test_a_call_for_which_no_thread_is_allowed_is_refused(run_program: Any) -> None:
+    run_program(
+        """
+        import asyncio, penstock
+        from penstock import *
+        called = []
+        def refused():
+            try:
+                blocking(called.append, 1)
+            except RuntimeError as error:
+                return str(error)
+        async def arefused():
+            try:
+                await ablocking(called.append, 1)
+            except RuntimeError as error:
+                return str(error)
+        answers = {go(refused).result(timeout=30), go(arefused).result(timeout=30), refused(), asyncio.run(arefused())}
+        print(answers, called)
+        """,
+        env={"PENSTOCK_MAX_THREADS": "1"},
+        stdout="{'there is no thread for the call: PENSTOCK_MAX_THREADS allows no more'} []\n",
+    )
 
 
 def test_an_idle_thread_takes_the_next_call(run_program: Any) -> None:

@@ -92,11 +92,6 @@ def test_the_repr_has_the_name_the_id_and_the_state() -> None:
     assert re.fullmatch(r"<penstock\.Channel at 0x[0-9a-f]+: open, 0/0>", repr(Channel[int]()))
 
 
-def test_what_is_not_there_yet_is_absent_and_not_stubbed() -> None:
-    for name in ("sender", "receiver"):
-        assert not hasattr(Channel, name)
-
-
 def test_a_channel_is_weakly_referenceable_and_is_neither_copied_nor_pickled() -> None:
     channel = Channel[int](1)
     for refused in (pickle.dumps, copy.copy, copy.deepcopy):

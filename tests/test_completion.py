@@ -324,3 +324,51 @@ def test_many_tasks_from_many_threads(threads: Any) -> None:
     for _ in range(4):
         threads.start(check)
     threads.join()
+
+
+def test_what_needs_no_runtime_starts_none(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock
+        def started():
+            return "not started" not in repr(penstock.default_runtime())
+        penstock.wait([])
+        list(penstock.as_completed([]))
+        list(penstock.map(str, []))
+        with penstock.Runtime(workers=1) as runtime:
+            gate = penstock.Channel()
+            tasks = [runtime.go(gate.recv) for _ in range(6)]
+            assert penstock.wait(tasks[:2], timeout=0.001).not_done == set(tasks[:2])
+            later = penstock.as_completed(tasks)
+            def opens():
+                for n in range(6):
+                    gate.send(n)
+            runtime.go(opens)
+            assert sorted(task.result() for task in later) == list(range(6))
+            assert penstock.wait(tasks).done == set(tasks)
+            with penstock.Group():
+                pass
+        assert not started()
+        penstock.go(int).result()
+        assert started()
+        """
+    )
+
+
+@pytest.mark.parametrize("how", ["await_", "async for"])
+def test_a_deadline_around_a_wait_of_a_coroutine_is_raised_and_not_taken_for_the_waits_own(how: str) -> None:
+    gate = Channel[int]()
+    task = go(gate.recv)
+
+    async def main() -> None:
+        with penstock.timeout(0.01):
+            if how == "await_":
+                await penstock.await_([task], timeout=3600)
+            else:
+                async for _ in penstock.as_completed([task], timeout=3600):
+                    pass
+
+    with pytest.raises(TimeoutError, match="of the block around this call are over"):
+        go(main).result(timeout=60)
+    gate.send(1)
+    assert task.result(timeout=60) == 1

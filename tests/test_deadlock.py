@@ -113,6 +113,46 @@ def test_a_group_cancels_its_children_and_leaves_with_it(run_program: Any) -> No
     assert said == "3 [True, True, True] 3\n3 [True, True, True] 6\n"
 
 
+@pytest.mark.parametrize("waiting", [False, True])
+def test_threads_of_an_executor_that_have_no_call_wake_nobody(run_program: Any, waiting: bool) -> None:
+    said = run_program(f"""
+        import penstock
+        executor = penstock.Executor(3)
+        barrier = threading.Barrier(3)
+        for call in [executor.submit(barrier.wait) for _ in range(3)]:
+            call.result()
+        channel = penstock.Channel()
+        if {waiting}:
+            executor.submit(channel.recv)
+            wait_until(lambda: channel.stats().recv_waits == 1)
+        try:
+            penstock.Channel().recv()
+        except penstock.Deadlock:
+            print("found")
+        channel.close()
+    """).stdout
+    assert said == "found\n"
+
+
+def test_frozen_coroutines_are_named_too_and_stay_frozen(run_program: Any) -> None:
+    said = run_program("""
+        import gc, penstock
+        numbers = penstock.Channel(name="numbers")
+        async def receiver():
+            return await numbers.arecv()
+        tasks = [penstock.go(receiver) for _ in range(2)]
+        wait_until(lambda: numbers.stats().recv_waits == 2)
+        gc.freeze()
+        frozen = gc.get_freeze_count()
+        try:
+            tasks[0].result()
+        except penstock.Deadlock as error:
+            print({task.id for task in error.tasks} == {task.id for task in tasks})
+        print(gc.get_freeze_count() >= frozen > 0)
+    """).stdout
+    assert said == "True\nTrue\n"
+
+
 OUTSIDE = {
     "a deadline": "penstock.go(lambda: (penstock.sleep(1.6), channel.send(1)))",
     "a timeout": """
@@ -144,6 +184,10 @@ runtime.go(lambda: (penstock.sleep(1.6), channel.send(1)))""",
 signal.signal(signal.SIGALRM, lambda *_: channel.send_nowait(1) if len(channel) == 0 else None)
 channel = penstock.Channel(1)
 signal.setitimer(signal.ITIMER_REAL, 1.6)""",
+    "a call of an executor": """
+executor = penstock.Executor(2)
+executor.submit(int).result()
+executor.submit(lambda: (time.sleep(1.6), channel.send(1)))""",
     "an event loop": """
 async def loop():
     await asyncio.sleep(1.6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -154,6 +155,59 @@ def test_schedtrace_with_detail_has_a_line_for_each_worker_and_thread(run_progra
     assert re.fullmatch(r"  (P1: .*|M0: \w+ parked=\d+)", lines[2]), lines
 
 
+@pytest.mark.parametrize("parking", ["fiber", "thread"])
+def test_schedtrace_with_detail_has_a_line_for_each_task_with_what_it_waits_for(
+    run_program: Any, parking: str
+) -> None:
+    said = run_program(
+        f"""
+        import penstock
+        reader, writer = os.pipe()
+        os.dup2(writer, 2)
+        penstock.configure(parking={parking!r})
+        channel = penstock.Channel(name="numbers")
+        async def coroutine():
+            await channel.arecv()
+        runtime = penstock.default_runtime()
+        tasks = [
+            runtime.spawn(channel.recv, name="plain"),
+            runtime.spawn(coroutine, name="async"),
+            runtime.spawn(time.sleep, (3600,), name="blocks"),
+            runtime.spawn(channel.recv, name="alone", own_thread=True),
+        ]
+        wait_until(lambda: channel.stats().recv_waits == 3)
+        ids = {{task.name: task.id for task in tasks}}
+        lines = os.fdopen(reader)
+        seen = []
+        while len(seen) < len(tasks):
+            while not lines.readline().startswith("SCHED"):
+                pass
+            seen = []
+            while not (line := lines.readline()).startswith("SCHED"):
+                if line.startswith("  G"):
+                    seen.append(line)
+        for line in seen:
+            for name, number in ids.items():
+                line = line.replace(f"G{{number}}:", f"G({{name}}):")
+            print(line, end="")
+        sys.stdout.flush()
+        os._exit(0)
+        """,
+        env={"PENSTOCK_DEBUG": "schedtrace=100,detail"},
+    ).stdout
+    wait = r"on <penstock\.Channel 'numbers' [^\n]*>"
+    assert re.search(rf"  G\(plain\): waiting in Channel\.recv\(\) {wait} machine=\d+ name=plain\n", said), (
+        said
+    )
+    assert re.search(
+        rf"  G\(async\): waiting in Channel\.arecv\(\) {wait} machine=none name=async\n", said
+    ), said
+    assert re.search(r"  G\(blocks\): running machine=\d+ name=blocks\n", said), said
+    assert re.search(rf"  G\(alone\): waiting in Channel\.recv\(\) {wait} machine=\d+ name=alone\n", said), (
+        said
+    )
+
+
 # ---- stalls ----
 
 STALLED = """
@@ -195,6 +249,41 @@ def test_a_stall_is_logged_once_with_the_task_its_line_and_how_many_wait(
     assert said.startswith(f"penstock WARNING {name} has kept its thread for more than {limit} s at ")
     waiting = {"1": "1 parked task has", "2": "2 parked tasks have"}[behind]
     assert re.search(rf"threading\.py:\d+ in \w+: {waiting} to wait for it", said), said
+
+
+@pytest.mark.skipif("t" in sys.abiflags, reason="holds the GIL to let the report come at a known moment")
+def test_a_stall_is_not_reported_once_the_interpreter_is_about_to_exit(run_program: Any) -> None:
+    """The monitor has sent a machine with the report, which waits for the GIL until the end has begun."""
+    run_program(
+        """
+        import penstock
+        penstock.configure(workers=1, parking="fiber")
+        channel, threads = penstock.Channel(), []
+        def parks():
+            threads.append(threading.get_ident())
+            channel.recv()
+        def blocks():
+            if threading.get_ident() not in threads:
+                return False
+            sys.setswitchinterval(3600)
+            sleeps.set()
+            time.sleep(3600)
+        sleeps = threading.Event()
+        parked = [penstock.go(parks) for _ in range(2)]
+        while not sleeps.is_set():
+            task = penstock.go(blocks)
+            try:
+                task.result(timeout=0.2)
+            except TimeoutError:
+                pass
+        # The exit waits for this one, with the GIL let go of. It begins right after the report was sent.
+        threading.Thread(target=time.sleep, args=(1,)).start()
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            pass
+        """,
+        env={"PENSTOCK_STALL": "0.5"},
+    )
 
 
 # ---- bad values ----

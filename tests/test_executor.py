@@ -311,6 +311,58 @@ def test_a_forked_child_does_not_wait_for_its_parents_threads(run_program: Any) 
     )
 
 
+def test_a_forked_child_goes_on_with_threads_of_its_own_and_parents_calls_fail_there(
+    run_program: Any,
+) -> None:
+    run_program(
+        """
+        import warnings, penstock
+        warnings.simplefilter("ignore", DeprecationWarning)
+        executor = penstock.Executor(2)
+        gate = threading.Event()
+        called = []
+        blocked = [executor.submit(gate.wait) for _ in range(3)]
+        blocked[0].add_done_callback(called.append)
+        wait_until(lambda: sum(future.running() for future in blocked) == 2)
+        child = os.fork()
+        if child == 0:
+            for future in blocked:
+                assert "not made in this process" in str(future.exception(timeout=30)), future
+            assert not called, "that is of the parent"
+            assert [executor.submit(abs, -n).result(timeout=30) for n in range(3)] == [0, 1, 2]
+            executor.shutdown()
+            sys.exit(3)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        gate.set()
+        assert all(future.result(timeout=30) for future in blocked)
+        """,
+        stdout="3\n",
+    )
+
+
+@pytest.mark.parametrize("ends", ["sys.exit(5)", "return 5", "raise ValueError(5)"])
+def test_a_call_may_fork_and_goes_on_as_the_childs_main_thread(run_program: Any, ends: str) -> None:
+    ended = run_program(
+        f"""
+        import warnings, penstock
+        warnings.simplefilter("ignore", DeprecationWarning)
+        def forks():
+            child = os.fork()
+            if child == 0:
+                assert threading.current_thread() is threading.main_thread()
+                {ends}
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with penstock.Executor(1) as executor:
+            print(executor.submit(forks).result(timeout=30))
+            print(executor.submit(int, "7").result(timeout=30))
+        """,
+        stderr=None,
+    )
+    status = {"sys.exit(5)": 5, "return 5": 0, "raise ValueError(5)": 1}[ends]
+    assert ended.stdout == f"{status}\n7\n"
+    assert ended.stderr.count("ValueError: 5") == (1 if status == 1 else 0)
+
+
 # The object
 
 

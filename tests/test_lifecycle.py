@@ -560,6 +560,122 @@ def test_channels_keep_their_items_and_lose_their_waiters_in_a_forked_child(
     )
 
 
+@parkings
+def test_unfinished_tasks_of_the_parent_do_not_exist_in_a_forked_child_and_say_so(
+    run_program: Any, parking: str
+) -> None:
+    run_program(
+        configured(
+            parking,
+            FORK
+            + dedent(
+                """
+                import asyncio
+                gate = Channel()
+                done, parked = go(int, "7"), go(gate.recv)
+                done.result(timeout=30)
+                wait_until(lambda: gate.stats().recv_waits == 1)
+                later = as_completed([parked])
+                begun = Channel()
+                def call(n):
+                    if n == 0:
+                        return begun.recv()
+                    begun.send("the next one has begun")
+                    return gate.recv()
+                results = penstock.map(call, range(2))
+                assert next(results) == "the next one has begun"
+                pid = os.fork()
+                if pid == 0:
+                    async def awaits():
+                        await parked
+                    def refused(call, *args):
+                        try:
+                            call(*args)
+                        except RuntimeError as error:
+                            assert "does not exist in this process" in str(error), error
+                        else:
+                            raise AssertionError(f"{call} did not say so")
+                    for ask in (parked.result, parked.exception):
+                        refused(ask)
+                        refused(ask, 0)
+                    refused(parked.add_done_callback, print)
+                    refused(wait, [done, parked])
+                    refused(as_completed, [done, parked])
+                    refused(next, later)
+                    refused(next, results)
+                    refused(asyncio.run, awaits())
+                    refused(go(awaits).result, 30)
+                    assert not parked.cancel() and not parked.done() and "of another process" in repr(parked)
+                    results.close()
+                    assert done.result() == 7 and wait([done]).done == {done}
+                    assert "finished" in repr(done)
+                    sys.exit(0)
+                wait_for(pid)
+                for _ in range(2):
+                    gate.send(1, timeout=30)
+                print(parked.result(timeout=30), next(later) is parked, list(results))
+                """
+            ),
+        ),
+        stdout="1 True [1]\n",
+    )
+
+
+@parkings
+@pytest.mark.parametrize(
+    "call",
+    [
+        "body(leaves)",
+        "go(body, leaves).result(timeout=50)",
+        "default_runtime().spawn(body, (leaves,), own_thread=True).result(timeout=50)",
+    ],
+    ids=["main", "task", "own_thread"],
+)
+def test_a_group_is_left_in_a_forked_child_without_the_tasks_it_had_in_the_parent(
+    run_program: Any, parking: str, call: str
+) -> None:
+    run_program(
+        configured(
+            parking,
+            FORK
+            + dedent(
+                """
+                gate = Channel()
+                def failing():
+                    raise ValueError("of the child's own task")
+                def body(leaves):
+                    try:
+                        with Group(limit=1) as group:
+                            for _ in range(3):
+                                group.go(gate.recv)
+                            wait_until(lambda: gate.stats().recv_waits)
+                            pid = os.fork()
+                            if pid == 0:
+                                assert group.go(int, "7").result(timeout=30) == 7
+                                if leaves == "failing":
+                                    group.go(failing)
+                                    sleep(3600)  # which the failure interrupts
+                                if leaves == "raising":
+                                    raise ValueError("of the body")
+                            else:
+                                wait_for(pid)
+                                for n in range(3):
+                                    gate.send(n, timeout=30)
+                    except ExceptionGroup as errors:
+                        assert pid == 0 and [type(error) for error in errors.exceptions] == [ValueError]
+                        os._exit(0)
+                    if pid == 0:
+                        os._exit(0 if leaves == "well" else 1)
+                for leaves in ("well", "failing", "raising"):
+                    CALL
+                    print(leaves)
+                """
+            ).replace("CALL", call),
+        ),
+        stdout="well\nfailing\nraising\n",
+    )
+
+
 def test_only_cpythons_own_warning_shows_at_a_fork(run_program: Any) -> None:
     ended = run_program(
         """

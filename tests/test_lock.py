@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from penstock import Cancelled, Group, Lock, Runtime, Task, go, move_on_after, sleep, timeout, yield_now
+from penstock import (
+    Cancelled,
+    Group,
+    Lock,
+    Runtime,
+    Semaphore,
+    Task,
+    asleep,
+    go,
+    move_on_after,
+    sleep,
+    timeout,
+    yield_now,
+)
 
 HERE = Path(__file__).parent
 LIMIT = 30.0  # seconds; only a hang reaches it
@@ -190,8 +203,6 @@ def test_a_coroutine_has_what_it_took_across_its_awaits() -> None:
         lock.release()
 
     async def asleep_a_little() -> None:
-        from penstock import asleep
-
         await asleep(0.001)
 
     with Runtime(workers=4) as runtime:
@@ -404,6 +415,30 @@ def test_an_awaitable_that_is_dropped_takes_nothing(wait_for_waiters: WaitForWai
     assert not lock.locked()
 
 
+def test_a_storm_of_cancellations_loses_neither_the_lock_nor_a_permit() -> None:
+    lock, semaphore = Lock(), Semaphore(2)
+
+    def plain() -> None:
+        for _ in range(20):
+            with semaphore, lock:
+                yield_now()
+
+    async def coroutine() -> None:
+        for _ in range(20):
+            async with semaphore, lock:
+                await asleep(0)
+
+    with Runtime(workers=4) as runtime:
+        tasks = [runtime.go(plain) for _ in range(20)] + [runtime.go(coroutine) for _ in range(20)]
+        for task in tasks[::2]:
+            task.cancel()
+            yield_now()
+    for task in tasks[1::2]:
+        task.result(timeout=0)
+    assert repr(lock).endswith(": unlocked>")
+    assert repr(semaphore).endswith(": value 2>")
+
+
 # The object
 
 
@@ -491,6 +526,27 @@ def test_many_tasks_wait_for_one_lock(wait_for_waiters: WaitForWaiters) -> None:
 
 
 # Programs
+
+
+def test_a_task_may_park_with_a_lock_of_ours_where_locks_of_threading_are_watched(run_program: Any) -> None:
+    run_program(
+        """
+        from penstock import Lock, go, sleep
+        lock, held = Lock(), Lock()
+        held.acquire()
+        def parks():
+            with lock:
+                sleep(0.001)
+            with threading.Lock():
+                held.acquire()
+        try:
+            go(parks).result()
+        except RuntimeError as error:
+            print(str(error).partition(" that holds ")[0], lock.locked())
+        """,
+        env={"PENSTOCK_DEBUG": "locks"},
+        stdout="Lock.acquire() would park a task False\n",
+    )
 
 
 def test_ctrl_c_ends_a_wait_of_the_main_thread(run_program: Any) -> None:

@@ -269,7 +269,7 @@ def test_what_is_no_iterable_is_refused(nothing_to_read: Any) -> None:
     with pytest.raises(TypeError, match="iterable"):
         channel.send_many(nothing_to_read)
     with pytest.raises(TypeError, match="iterable"):
-        channel.asend_many(nothing_to_read)
+        _ = channel.asend_many(nothing_to_read)
 
 
 @pytest.mark.parametrize("call", ["recv_many", "arecv_many"])

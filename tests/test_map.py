@@ -415,3 +415,15 @@ def test_what_a_map_shows() -> None:
     assert weakref.ref(results)() is results
     with pytest.raises(TypeError, match="cannot be pickled or copied"):
         pickle.dumps(results)
+
+
+def test_results_that_are_there_at_exit_are_silent(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock
+        gate = penstock.Channel()
+        results = penstock.map(lambda n: gate.recv() if n else n, range(3))
+        next(results)
+        results.itself = results  # dropped by the last collection, when no module can be imported
+        """
+    )

@@ -568,16 +568,23 @@ def test_aacquire_refuses_what_acquire_does() -> None:
         penstock.go(lent_bytes, pool, 4097).result(timeout=30)
 
 
-def test_an_aacquire_that_would_wait_in_an_event_loop_says_where_it_can() -> None:
+def test_aacquire_waits_in_an_event_loop_and_passes_on_what_it_was_lent_too_late() -> None:
     pool = BufferPool(64)
-    assert asyncio.run(lent_bytes(pool, 64)) == 64
-    with (
-        pool.acquire(64),
-        pytest.raises(
-            RuntimeError, match=r"BufferPool\.acquire\(\) can be awaited in an async penstock task"
-        ),
-    ):
-        asyncio.run(lent_bytes(pool, 64))
+
+    async def main() -> None:
+        assert await lent_bytes(pool, 64) == 64
+        held = pool.acquire(64)
+        with pytest.raises(TimeoutError, match="64 bytes"):
+            await pool.aacquire(64, timeout=0.01)
+        gone, next = (asyncio.create_task(lent_bytes(pool, 64)) for _ in range(2))
+        await asyncio.sleep(0)
+        held.release()
+        gone.cancel()
+        assert await next == 64
+        assert gone.cancelled()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    check(pool, 0)
 
 
 def test_what_is_cached_in_other_sizes_is_no_reason_to_wait() -> None:

@@ -947,3 +947,34 @@ def test_numa_can_be_turned_off_by_the_environment(run_program: Any) -> None:
         stdout="one node\n",
         env={"PENSTOCK_NUMA": "off"},
     )
+
+
+@pytest.mark.skipif(
+    len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="takes one of two CPUs away"
+)
+def test_workers_by_default_follow_the_cpus_that_the_process_may_use(run_program: Any) -> None:
+    run_program(
+        """
+        import penstock
+        from penstock import *
+        cpus = os.sched_getaffinity(0)
+        followers = [default_runtime(), Runtime(name="follows")]
+        keepers = [Runtime(workers=len(cpus), name="argument"), Runtime(name="set later")]
+        stops = Channel()
+        def runs():
+            while not stops.closed:
+                sleep(0.02)
+        tasks = [runtime.go(runs) for runtime in followers + keepers]
+        keepers[1].workers = len(cpus)
+        os.environ["PENSTOCK_WORKERS"] = str(len(cpus))
+        keepers.append(Runtime(name="environment"))
+        tasks.append(keepers[2].go(runs))
+        for mask in ({min(cpus)}, cpus, {max(cpus)}):
+            os.sched_setaffinity(0, mask)
+            wait_until(lambda: all(runtime.workers == len(mask) for runtime in followers))
+            assert [runtime.workers for runtime in keepers] == [len(cpus)] * 3
+        stops.close()
+        for task in tasks:
+            task.result(timeout=30)
+        """
+    )

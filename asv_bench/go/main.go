@@ -198,6 +198,23 @@ func pingpong(count int) time.Duration {
 	return now() - start
 }
 
+// A select over four receives of which one is ready, and the send that makes it so.
+func selects(count int) time.Duration {
+	a, b, c, d := make(chan int, 1), make(chan int, 1), make(chan int, 1), make(chan int, 1)
+	channels := [4]chan int{a, b, c, d}
+	start := now()
+	for turn := range count {
+		channels[turn&3] <- 1
+		select {
+		case <-a:
+		case <-b:
+		case <-c:
+		case <-d:
+		}
+	}
+	return now() - start
+}
+
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "cpu" {
 		now = used
@@ -207,6 +224,7 @@ func main() {
 		"spawn_tree":    spawnTree,
 		"pair":          pair,
 		"pingpong":      pingpong,
+		"select":        selects,
 		"pipeline":      pipeline(1),
 		"pipeline_four": pipeline(4),
 		"atomic":        atomics(1),

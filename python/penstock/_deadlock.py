@@ -12,7 +12,7 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
@@ -31,7 +31,7 @@ def find(call: str, subject: object, waiting_threads: int) -> Deadlock | None:
         return None
     tasks: list[Task[Any]] = []
     lines = [
-        f"every task is parked and nothing can wake one: the main thread waits in {_shown(call, subject)}"
+        f"every task is parked and nothing can wake one: the main thread waits in {shown(call, subject)}"
     ]
     for task, wait, frame in _parked():
         place = (
@@ -48,7 +48,14 @@ def _something_outside(waiting_threads: int) -> bool:
     main = threading.main_thread().ident
     ours = {thread.ident for thread in threading.enumerate() if isinstance(thread, RuntimeThread)}
     others = [ident for ident in sys._current_frames() if ident != main and ident not in ours]
-    return len(others) != waiting_threads or any(_may_act(number) for number in signal.valid_signals())
+    # The threads of an executor that have no call are ours as well: they wait for somebody to submit one.
+    executors = sys.modules.get("penstock.executor")
+    resting = 0 if executors is None else executors._exit.resting_threads()
+    if resting is None:
+        return True
+    return len(others) - resting != waiting_threads or any(
+        _may_act(number) for number in signal.valid_signals()
+    )
 
 
 def _may_act(number: int) -> bool:
@@ -60,7 +67,7 @@ def _may_act(number: int) -> bool:
     )
 
 
-def _shown(call: str, subject: object) -> str:
+def shown(call: str, subject: object) -> str:
     return call if subject is None else f"{call} on {subject!r}"
 
 
@@ -70,17 +77,34 @@ def _parked() -> Iterator[tuple[Task[Any], str, FrameType | None]]:
     idents = {thread.native_id: thread.ident for thread in threading.enumerate()}
     for task, call, subject, greenlet, thread in _core._parked_tasks():
         frame = greenlet.gr_frame if greenlet is not None else frames.get(idents.get(thread) or 0)
-        yield task, _shown(call, subject), frame
-    # A coroutine task is parked in an operation that the innermost of its coroutines awaits. Those that
-    # `gc.freeze` has taken out of sight are not named.
-    objects: list[object] = gc.get_objects()
+        yield task, shown(call, subject), frame
+    for task, call, subject, frame in suspended(_all_objects()):
+        yield task, shown(call, subject), frame
+
+
+def suspended(objects: Iterable[object]) -> Iterator[tuple[Task[Any], str, object, FrameType | None]]:
+    """Each coroutine task that is parked: in an operation that the innermost of its coroutines awaits."""
     for awaiting in objects:
         operation, frame = _SUSPENDED.get(type(awaiting), ("", ""))
         if operation:
             found = _core._wait_of(getattr(awaiting, operation))
             if found is not None:
-                task, call, subject = found
-                yield task, _shown(call, subject), getattr(awaiting, frame)
+                yield *found, getattr(awaiting, frame)
+
+
+def _all_objects() -> list[object]:
+    """What the collector knows, with what `gc.freeze` has taken out of its sight.
+
+    To see that, all of it is frozen anew: with what was made since, and survived the collection just before.
+    """
+    frozen = gc.get_freeze_count() != 0
+    if frozen:
+        gc.unfreeze()
+    try:
+        return gc.get_objects()
+    finally:
+        if frozen:
+            gc.freeze()
 
 
 _SUSPENDED: dict[type, tuple[str, str]] = {

@@ -1,4 +1,9 @@
-"""The end of a forked child in which a task went on as the main thread's call."""
+"""What our Python modules have to know of forks, and the end of a child in which a task went on.
+
+A forked child has the memory of threads that do not exist there: a lock of ours may be held by one of
+them, for ever. So an object with such a lock compares `forks` with the number that was right when it was
+made, before it takes the lock.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,20 @@ import os
 import sys
 import threading
 from typing import NoReturn
+
+forks: int = 0
+"""How many forks lie between this process and the one that first imported penstock."""
+adopting: threading.Lock = threading.Lock()
+"""Held while something of the parent's is made the child's own."""
+
+
+def _entered_child() -> None:
+    global forks, adopting  # noqa: PLW0603 - the parent's lock may be held
+    forks += 1
+    adopting = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_entered_child)
 
 
 def end_child(error: BaseException | None) -> NoReturn:

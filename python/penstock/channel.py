@@ -1,4 +1,4 @@
-"""Channels: the compiled `Channel`, those of a clock, `Rate`, and what `Channel.stats()` returns."""
+"""Channels: the compiled `Channel` and its ends, those of a clock, `Rate`, and what `Channel.stats()` returns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import operator
 from dataclasses import dataclass
 
-from penstock._core import Channel, after, tick
+from penstock._core import Channel, Receiver, Sender, after, tick
 
-__all__ = ["Channel", "ChannelStats", "Rate", "after", "tick"]
+__all__ = ["Channel", "ChannelStats", "Rate", "Receiver", "Sender", "after", "tick"]
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class ChannelStats:
     sent: int
     """Values put in or handed over; ticks that came due."""
     received: int
-    """Values taken out or handed over."""
+    """Values taken out or handed over, without those that came back."""
     dropped: int
-    """Values that the channel threw away: with ``overflow="drop_oldest"`` ones that had been sent (``sent``
-    counts them too), with ``"drop_newest"`` ones that never were, and ticks that nobody took. Other channels
-    throw none away."""
+    """Values that nobody will receive: what the channel threw away, with ``overflow="drop_oldest"`` ones that had
+    been sent (``sent`` counts them too), with ``"drop_newest"`` ones that never were; ticks that nobody took;
+    and what is left, or comes back, when there is no receiver any more."""
     send_waits: int
     """Waits of senders: for room or a receiver, and for a token."""
     recv_waits: int

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Generic, NamedTuple, Self, TypeVar
 
-from penstock import _core
+from penstock import _core, _forked
 from penstock._core import Task
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "await_", "wait"]
@@ -28,7 +28,8 @@ class Endings(Generic[T]):
     """The tasks that have ended, of those that were `add`ed, in that order.
 
     Whoever finds none waits for the *gate*: a task that never runs. To cancel it opens it, and it can be
-    waited for as any task, by tasks, threads and event loops.
+    waited for as any task, by tasks, threads and event loops. It is of the runtime of a task that is waited
+    for, so that none is started for it.
     """
 
     def __init__(self) -> None:
@@ -36,17 +37,25 @@ class Endings(Generic[T]):
         self._lock = threading.RLock()
         self._ended: deque[Task[T]] = deque()
         self._gate: Task[object] | None = None
-        self._callbacks: dict[Task[T], _core._Callback] = {}
+        self._callbacks: dict[Task[T], _core._Callback] = {}  # of those not taken; the owner's only
+        self._forks = _forked.forks
+
+    def _adopt(self) -> None:
+        """In a forked child: nobody opens the gate there, and a thread of the parent may hold the lock."""
+        if self._forks == _forked.forks:
+            return
+        with _forked.adopting:
+            if self._forks != _forked.forks:
+                self._lock = threading.RLock()
+                self._gate = None
+                self._forks = _forked.forks
 
     def add(self, task: Task[T]) -> None:
         callback = _core._Callback.add(task, self._note)
         if callback is not None:
             self._callbacks[task] = callback
-            if task.done():  # it may have ended before that line
-                self._callbacks.pop(task, None)
 
     def _note(self, task: Task[T]) -> None:
-        self._callbacks.pop(task, None)
         with self._lock:
             self._ended.append(task)
             gate, self._gate = self._gate, None
@@ -55,13 +64,22 @@ class Endings(Generic[T]):
 
     def take(self) -> Task[T] | None:
         """The next one, if there is one now."""
+        self._adopt()
         with self._lock:
-            return self._ended.popleft() if self._ended else None
+            task = self._ended.popleft() if self._ended else None
+        if task is not None:
+            self._callbacks.pop(task, None)
+        return task
 
     def gate(self) -> Task[object]:
-        """What opens when there is one; open already if there is."""
-        new: Task[object] = _core._new_task(object)
+        """What opens when there is one; open already if there is. There is a task that was not taken.
+
+        Raises:
+            RuntimeError: this is a forked child, and the task is of its parent.
+        """
+        self._adopt()
         with self._lock:
+            new = (self._ended[0] if self._ended else next(iter(self._callbacks)))._gate()
             if not self._ended:
                 self._gate = self._gate or new
                 return self._gate

@@ -22,6 +22,8 @@ from concurrent.futures.thread import BrokenThreadPool
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
+from penstock import _forked
+
 # Its exit hook has to be there before ours: they run in reverse order, and calls may use the runtime to the
 # end.
 from penstock import runtime as _runtime  # noqa: F401 # pyright: ignore[reportUnusedImport]
@@ -54,11 +56,31 @@ class _Exit:
             for thread in list(work.threads):
                 thread.join()
 
+    def resting_threads(self) -> int | None:
+        """How many threads of ours have no call; None if that cannot be told now."""
+        if not self.lock.acquire(blocking=False):
+            return None
+        try:
+            works = list(self.works)
+        finally:
+            self.lock.release()
+        return sum(work.resting_threads() for work in works)
+
 
 class _Work:
     """What an executor shares with its threads."""
 
     def __init__(self, executor: Executor, initializer: Callable[..., object] | None, initargs: Any) -> None:
+        # Those that were submitted and have not ended. A thread that is not at one of them waits for one.
+        self.unfinished: set[Future[Any]] = set()
+        self.initializer = initializer
+        self.initargs = initargs
+        self.closed = False
+        self.broken = ""  # says why
+        self.begin(executor)
+
+    def begin(self, executor: Executor | None) -> None:
+        """Start with no threads, and no call for them."""
         calls: SimpleQueue[Call | None] = SimpleQueue()
         self.calls = calls
         # Re-entrant: a signal handler or a finalizer may submit while its thread does. At worst that counts
@@ -66,12 +88,26 @@ class _Work:
         self.lock = threading.RLock()
         self.idle = 0  # threads that wait for a call, less the calls that are queued for them
         self.threads = set[threading.Thread]()
-        self.closed = False
-        self.broken = ""  # says why
-        # Runs anywhere, also where the lock is held: a queue can be put on all the same.
-        self.executor = weakref.ref(executor, lambda _: calls.put(None))
-        self.initializer = initializer
-        self.initargs = initargs
+        if executor is not None:
+            # Runs anywhere, also where the lock is held: a queue can be put on all the same.
+            self.executor = weakref.ref(executor, lambda _: calls.put(None))
+
+    def leave_behind(self) -> None:
+        """In a forked child: no thread is there, so what they had to do does not happen."""
+        self.begin(self.executor())
+        unfinished = self.unfinished
+        self.unfinished = set()
+        message = "the call is not made in this process: it was submitted in the process that forked this one"
+        for future in unfinished:
+            # One of the parent's threads may hold the lock, and who wants to be called is of the parent too.
+            future._condition = threading.Condition()
+            future._done_callbacks = []  # type: ignore[attr-defined]
+            if not future.done():
+                future.set_exception(RuntimeError(message))
+
+    def resting_threads(self) -> int:
+        alive = sum(thread.is_alive() for thread in list(self.threads))
+        return max(0, alive - len(self.unfinished))
 
     def refuse(self) -> None:
         """Raise if no more calls are taken. With the lock held."""
@@ -96,6 +132,7 @@ class _Work:
                 for queued in self.drain():
                     if queued is not call:
                         self.calls.put(queued)
+            self.unfinished.discard(call[0])
             raise
 
     def serve(self) -> None:
@@ -111,8 +148,10 @@ class _Work:
         while True:
             call = self.calls.get()
             if call is not None:
+                future = call[0]
                 _make(*call)
-                del call  # while the thread waits, nothing of the call is kept
+                self.unfinished.discard(future)
+                del call, future  # while the thread waits, nothing of the call is kept
             elif self.ends():
                 return
             if self.calls.empty():
@@ -147,6 +186,7 @@ class _Work:
             left = self.drain()
         for future, *_ in left:
             future.set_exception(BrokenThreadPool(reason))
+            self.unfinished.discard(future)
 
 
 def _make(
@@ -155,9 +195,16 @@ def _make(
     assert future is not None  # noqa: S101 - for the type checkers: only the line below makes it so
     if not future.set_running_or_notify_cancel():
         return
+    forks = _forked.forks
     try:
         result = fn(*args, **kwargs)
+        if forks != _forked.forks:
+            _forked.end_child(
+                None
+            )  # the call has forked, and this is the child: the thread is no thread of ours
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
+        if forks != _forked.forks:
+            _forked.end_child(error)
         future.set_exception(error)
         future = None  # which keeps the error, which keeps this frame
     else:
@@ -171,7 +218,8 @@ class Executor(ThreadPoolExecutor):
     Each call has an OS thread while it lasts, at most ``max_workers`` at once, so it may block on anything.
     Work that was submitted is finished before the interpreter exits. `submit` gives a
     ``concurrent.futures.Future``, ``map`` and ``with`` are those of the standard library. An asyncio loop
-    takes it in ``run_in_executor``, and as its default executor.
+    takes it in ``run_in_executor``, and as its default executor. A forked child may go on to use it, with
+    threads of its own; the futures of calls that its parent had not ended fail there with ``RuntimeError``.
 
     A future belongs to the standard library: waiting for one in a task blocks the task's thread. There,
     `penstock.go` and `penstock.blocking` park it instead.
@@ -233,6 +281,7 @@ class Executor(ThreadPoolExecutor):
         work = self._work
         with work.lock:
             work.refuse()
+            work.unfinished.add(future)
             work.calls.put(call)
             if work.idle > 0:
                 work.idle -= 1
@@ -257,6 +306,7 @@ class Executor(ThreadPoolExecutor):
             work.calls.put(None)
         for future, *_ in left:
             future.cancel()
+            work.unfinished.discard(future)
         if wait:
             for thread in list(work.threads):
                 thread.join()
@@ -277,7 +327,10 @@ _exit = _Exit()
 
 def _forget_in_child() -> None:
     global _exit  # noqa: PLW0603 - the parent's may be locked
+    works = list(_exit.works)
     _exit = _Exit()
+    for work in works:
+        work.leave_behind()
 
 
 def _at_exit() -> None:

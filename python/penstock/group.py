@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
-from penstock import _core
+from penstock import _core, _forked
 from penstock._core import Task
 from penstock.exceptions import Cancelled, Deadlock
 
@@ -31,7 +31,8 @@ class Group:
     from outside, the group leaves with `Cancelled` once all of its tasks have ended; where the time of a
     `timeout` or `move_on_after` around it is up, with that ``TimeoutError``. Failures that come up then go
     before both. On Ctrl-C it cancels its tasks, waits for them, and raises ``KeyboardInterrupt``; a second
-    one leaves at once. A `Deadlock`, and anything else that a signal handler raises, is treated like it.
+    one leaves at once. A `Deadlock`, and anything else that a signal handler raises, is treated like it. In a
+    forked child the group goes on without the tasks that it had in the parent, which do not exist there.
 
     ``limit`` bounds how many run at once; `go` over it queues, and returns the task all the same.
 
@@ -54,6 +55,17 @@ class Group:
         self._queue: deque[Task[Any]] = deque()  # the others, and some that were cancelled meanwhile
         self._failures: list[BaseException] = []
         self._scope: _core._Scope | _AsyncioScope | None = None  # while the block runs
+        self._forks = _forked.forks
+
+    def _adopt(self) -> None:
+        """In a forked child: of the tasks that the parent started none is there."""
+        if self._forks == _forked.forks:
+            return
+        with _forked.adopting:
+            if self._forks != _forked.forks:
+                self._lock = threading.RLock()  # as it is, one of the parent's threads may hold it
+                self._tasks, self._running, self._queue = set(), set(), deque()
+                self._forks = _forked.forks
 
     @overload
     def go(
@@ -73,6 +85,7 @@ class Group:
             RuntimeError: the group is not open.
         """
         task = _core._new_task(fn, *args, **kwargs)
+        self._adopt()
         with self._lock:
             state = self._state
             starts = self._limit is None or len(self._running) < self._limit
@@ -93,6 +106,7 @@ class Group:
 
     def cancel(self) -> None:
         """Cancel every task of the group. Never waits."""
+        self._adopt()
         with self._lock:
             if self._state in ("open", "leaving"):
                 self._state = "cancelled"
@@ -276,6 +290,7 @@ class _Leaving:
         self._interruption: BaseException | None = None
         self.has_left = False
         self._insists = False  # something has been raised that no scope of ours did
+        group._adopt()
         with group._lock:
             if group._state == "open":
                 group._state = "leaving"

@@ -242,7 +242,7 @@ class MapResults(Generic[R]):
         unfinished, self._unfinished = self._unfinished, set()
         for task in unfinished:
             task.cancel()
-        return unfinished
+        return {task for task in unfinished if not task._is_elsewhere()}
 
     def close(self) -> None:
         """Cancel what runs, and wait until it has ended. No results come after this."""
@@ -255,7 +255,8 @@ class MapResults(Generic[R]):
             await task._ajoin()
 
     def __del__(self) -> None:
-        self._abandon()
+        for task in self._unfinished:  # nothing else: at exit, nothing new can be made
+            task.cancel()
 
     def __repr__(self) -> str:
         return f"<penstock.map at {id(self):#x}: {len(self._unfinished)} running>"

@@ -48,12 +48,13 @@ class RuntimeStats:
 class Runtime(_core._Runtime):
     """Workers that run tasks, beside those of other runtimes.
 
-    `go` and `spawn` start tasks here; what those start with `penstock.go` or a `Group` runs here too. Tasks
-    of several runtimes talk over channels and wait for each other like those of one. The runtime starts when
-    it is first used. ``workers`` is how many of its tasks run at once: by default the ``PENSTOCK_WORKERS``
-    variable, else the CPUs that this process may use. With the GIL one runs Python while nothing blocks, in
-    each runtime. ``numa``, ``pin``, ``parking`` and ``prewarm_tasks`` are as for `configure`. ``name`` is for
-    people, in the names of its threads too.
+    `go` and `spawn` start tasks here; what those start with `penstock.go` or a `Group` runs here too.
+    Tasks of several runtimes talk over channels and wait for each other like those of one. The runtime
+    starts when it is first used. ``workers`` is how many of its tasks run at once: by default the
+    ``PENSTOCK_WORKERS`` variable, else the CPUs that this process may use, also when those change: it
+    follows within seconds while something runs. With the GIL one runs Python while nothing blocks, in
+    each runtime. ``numa``, ``pin``, ``parking`` and ``prewarm_tasks`` are as for `configure`. ``name`` is
+    for people, in the names of its threads too.
 
     Leaving the block shuts the runtime down: it takes no more tasks from outside, waits until those that are
     there and all that they start have ended, and lets its threads go. It cancels none and reports no failure
@@ -95,7 +96,7 @@ class Runtime(_core._Runtime):
 
     @property
     def workers(self) -> int:
-        """How many of its tasks run at once. To set it changes that at once, while tasks run.
+        """How many of its tasks run at once. To set it changes that at once, while tasks run, and for good.
 
         More workers take part as there is work for them. Of fewer, those that are too many go as their tasks
         end or wait; tasks that are parked on their threads take turns with the others from then on. Nothing
@@ -297,15 +298,16 @@ def configure(
     """Set up the default runtime, before its first use.
 
     ``workers`` is how many tasks run at once: by default the ``PENSTOCK_WORKERS`` variable, else the CPUs
-    that this process may use (affinity mask and cgroup quota). With the GIL one runs Python while nothing
-    blocks, on the first node. ``numa`` says on which nodes they are placed: those of this machine ("auto",
-    which ``PENSTOCK_NUMA=off`` turns off), as on one node ("off"), or those of a `Topology`, which may be
-    made up. Tasks and what they left in queues stay on their node where they can. ``pin`` binds the threads
-    to the CPUs of their worker's node, or to its core; ``None`` leaves it to ``PENSTOCK_PIN`` (``none``,
-    ``node`` or ``core``), which is none. ``parking`` says how a plain task waits: as a fiber of its worker's
-    thread, or on an OS thread of its own; "auto" takes fibers where they are proven to work.
-    ``prewarm_tasks`` is for how many tasks the memory is allocated at the start, and kept: by the thread that
-    starts the runtime, for tasks that are started there, and by the runtime's first thread.
+    that this process may use (affinity mask and cgroup quota), followed within seconds when they change.
+    With the GIL one runs Python while nothing blocks, on the first node. ``numa`` says on which nodes
+    they are placed: those of this machine ("auto", which ``PENSTOCK_NUMA=off`` turns off), as on one node
+    ("off"), or those of a `Topology`, which may be made up. Tasks and what they left in queues stay on
+    their node where they can. ``pin`` binds the threads to the CPUs of their worker's node, or to its
+    core; ``None`` leaves it to ``PENSTOCK_PIN`` (``none``, ``node`` or ``core``), which is none.
+    ``parking`` says how a plain task waits: as a fiber of its worker's thread, or on an OS thread of its
+    own; "auto" takes fibers where they are proven to work. ``prewarm_tasks`` is for how many tasks the
+    memory is allocated at the start, and kept: by the thread that starts the runtime, for tasks that are
+    started there, and by the runtime's first thread.
 
     Raises:
         RuntimeError: the default runtime is in use already, or was shut down.

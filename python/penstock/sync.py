@@ -37,8 +37,7 @@ class Barrier(_Barrier):
 
     >>> from penstock import Barrier, go
     >>> barrier = Barrier(3, action=lambda: print("all there"))
-    >>> tasks = [go(barrier.wait) for _ in range(3)]
-    >>> sorted(task.result() for task in tasks)
+    >>> sorted(task.result() for task in [go(barrier.wait) for _ in range(3)])
     all there
     [0, 1, 2]
     """

@@ -2,9 +2,11 @@
 
     python tests/stress/stress.py --seconds 60 --workers 2
 
-Each round starts pairs of a producer and a consumer. A consumer parks in one of several awkward places (the `KINDS`
+First a million items go through ten producers and ten consumers of mixed kinds (mixed.py; `--items 0` leaves them out,
+`--only-mixed` the rest). Then each round starts pairs of a producer and a consumer. A consumer parks in one of several awkward places (the `KINDS`
 below); beside them run a mesh of tasks on one channel, cancelled tasks, collections, and tasks parked in functions that
-are redefined meanwhile. A round ends when all its tasks have; then every account must balance. Not collected by pytest.
+are redefined meanwhile, and on another channel everybody is cancelled, timed out and closed at random (mixed.py).
+A round ends when all its tasks have; then every account must balance. Not collected by pytest.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 PAIRS = 120  # producer and consumer pairs a round
@@ -32,14 +35,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--parking", choices=["auto", "fiber", "thread"], default="auto")
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--only-mixed", action="store_true")
     return parser.parse_args()
 
 
 options = parse()
 os.environ["PENSTOCK_WORKERS"] = str(options.workers)
 
+sys.path.append(str(Path(__file__).parents[2]))
+
 import penstock  # noqa: E402  (the environment comes first)
 from penstock import Cancelled, Channel, Empty, Full, Task, go  # noqa: E402
+
+from tests.stress import mixed  # noqa: E402
 
 Item = tuple[int, int, list[int]]
 mark: contextvars.ContextVar[int] = contextvars.ContextVar("mark", default=0)
@@ -288,7 +297,7 @@ def collects_a_cycle_that_waits() -> None:
             got.append(channel.recv(timeout=5))
             try:
                 channel.recv(timeout=0.001)  # has to wait, and to block the thread
-            except TimeoutError:
+            except (TimeoutError, Cancelled):  # cancelled where a task of `cancels` is the one that collects
                 got.append(2)
 
     Cyclic()
@@ -409,14 +418,24 @@ def main() -> int:
     )
     began = time.monotonic()
     rounds = tasks = 0
+    cut = 0
+    if options.items:
+        faulthandler.dump_traceback_later(2 * mixed.LIMIT, exit=True)
+        for share, capacity in ((2, 1024), (4, 8), (8, 1), (8, 0)):
+            mixed.run_items(options.items // share, capacity)
+        print(f"{options.items} items: {time.monotonic() - began:.0f} s", flush=True)
+        began = time.monotonic()
     while time.monotonic() - began < options.seconds:
         faulthandler.dump_traceback_later(2 * ROUND_LIMIT, exit=True)
-        tasks += run_round()
+        cut += mixed.run_chaos(random.randrange(2**32))
+        if not options.only_mixed:
+            tasks += run_round()
+        assert not unraisable, unraisable[:3]
         faulthandler.cancel_dump_traceback_later()
         rounds += 1
         if rounds % 20 == 0:
             print(f"round {rounds}: {time.monotonic() - began:.0f} s, {tasks} tasks", flush=True)
-    print(f"{rounds} rounds, {tasks} tasks, no error", flush=True)
+    print(f"{rounds} rounds, {tasks} tasks, {cut} waits of the mixed ones cut short, no error", flush=True)
     print(penstock.default_runtime().stats(), flush=True)
     return 0
 

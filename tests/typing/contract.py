@@ -17,18 +17,24 @@ from penstock import (
     Lock,
     Once,
     Rate,
+    Receiver,
     RuntimeStats,
+    Selected,
     Semaphore,
+    Sender,
     Task,
     WaitGroup,
     after,
     as_completed,
+    aselect,
     asleep,
     await_,
     default_runtime,
     go,
     map,
     move_on_after,
+    select,
+    select_nowait,
     sleep,
     tick,
     timeout,
@@ -106,6 +112,19 @@ def of_another_type(filled: Channel[bytes], pressure: str) -> None: ...
 
 channel.on_pressure(under_pressure, high=0.9, low=0.1)
 channel.on_pressure(of_another_type)  # type: ignore[arg-type]
+sender, receiver = channel.sender(), channel.receiver()
+assert_type(sender, Sender[int])
+assert_type(receiver, Receiver[int])
+assert_type(receiver.recv(), int)
+assert_type(list(receiver), list[int])
+sender.send("x")  # type: ignore[arg-type]
+sender.recv()  # type: ignore[attr-defined]
+receiver.send(1)  # type: ignore[attr-defined]
+of_bools: Sender[bool] = sender  # who takes any int takes a bool
+of_objects: Receiver[object] = receiver
+wrong: Sender[object] = sender  # type: ignore[assignment]
+with channel.sender() as own:
+    assert_type(own, Sender[int])
 annotated: Channel[str] = Channel()
 unbounded = Channel[int](None)
 assert_type(after(1), Channel[float])
@@ -118,6 +137,9 @@ async def awaits() -> None:
     assert_type(await go(coloured, 1), bytes)
     assert_type(await go(coloured, 1).aresult(), bytes)
     assert_type(await channel.arecv(), int)
+    assert_type(await receiver.arecv(), int)
+    assert_type([item async for item in receiver], list[int])
+    await sender.asend("x")  # type: ignore[arg-type]
     assert_type([item async for item in channel], list[int])
     await channel.asend(1)
     await channel.asend_many([1, 2])
@@ -218,3 +240,24 @@ reference = AtomicRef[str | None](None)
 assert_type(reference.load(), str | None)
 assert_type(reference.swap("x"), str | None)
 reference.store(3)  # type: ignore[arg-type]
+
+
+# select: the types of the received values go together; a send is a tuple
+
+texts, figures = Channel[str](1), Channel[int](1)
+assert_type(select(figures), Selected[int])
+assert_type(select(figures, (texts, "x"), timeout=1.0, priority=True), Selected[int])
+assert_type(select((texts, "x")), Selected[None])
+assert_type(select(figures).value, int | None)
+assert_type(select(figures).index, int)
+assert_type(select(figures).closed, bool)
+assert_type(select_nowait(figures), Selected[int] | None)
+either: str | int | None = select(texts, figures).value  # type: ignore[assignment, unused-ignore]
+select(None)  # type: ignore[call-overload]
+select((texts,))  # type: ignore[arg-type]
+select_nowait(figures, timeout=0)  # type: ignore[call-overload]
+
+
+async def selects() -> None:
+    assert_type(await aselect(figures), Selected[int])
+    assert_type(await aselect((texts, "x")), Selected[None])

@@ -7,8 +7,13 @@
 //! The threads are Python's, daemons, at most [`THREADS_MAX`]. The one that rested last is taken first, so those that a
 //! burst needed come to rest for [`IDLE_TIME`] and end.
 //!
-//! Invariant: for each queued call a thread was woken or started that has not looked at the queue since, or all
-//! threads are at a call; and a thread looks at the queue before it rests. So no call waits beside an idle thread.
+//! Invariant: for each queued call a thread was woken or started that has not looked at the queue since, or there are as
+//! many threads as there may be and all are at a call; and a thread looks at the queue before it rests. So no call waits
+//! beside an idle thread.
+//!
+//! A call that calls again needs a second thread for as long as the first waits. Where no more are to be had, and no
+//! deadline would ever end that wait, it is made on the thread of the first: 512 calls that each queued another one would
+//! wait for themselves. What waits by way of a task in between cannot be told from a call that waits for its peer.
 //!
 //! A thread may be started or not when an exception comes out of starting it (Ctrl-C). So it has a number, which either
 //! itself takes out of `starting`, when it is in, or its starter, who then no longer counts on it.
@@ -16,6 +21,7 @@
 //! The pool is leaked: at exit its threads are in it, and a forked child makes another.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     ptr,
     sync::{
@@ -26,7 +32,12 @@ use std::{
 };
 
 use penstock_core::park::Parker;
-use pyo3::{exceptions::PyTypeError, ffi, prelude::*, sync::PyOnceLock};
+use pyo3::{
+    exceptions::{PyRuntimeError, PyTypeError},
+    ffi,
+    prelude::*,
+    sync::PyOnceLock,
+};
 
 use crate::{
     boundary::Caller,
@@ -66,6 +77,22 @@ struct State {
     last_number: u64,
 }
 
+/// What becomes of a call.
+enum Queued {
+    /// A thread comes to it.
+    Waits,
+    /// The thread with this number is to be started.
+    Start(u64),
+    /// No thread would ever come to it: there is none, or the caller has one and all others are at calls, too. It was not
+    /// queued.
+    NoThread,
+}
+
+thread_local! {
+    /// This is a thread of the pool.
+    static IN_POOL: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The process's pool, or null.
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
 
@@ -83,6 +110,7 @@ pub fn rests() -> bool {
 /// In a forked child: the pool was its parent's.
 pub fn forget_pool() {
     POOL.store(ptr::null_mut(), Ordering::Relaxed); // Ordering: Relaxed, the process has a single thread.
+    IN_POOL.set(false);
 }
 
 impl Pool {
@@ -111,23 +139,56 @@ impl Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a call, whose reference is the pool's from now on. Gives the number of a thread that is to be started.
-    fn queue(&self, call: *mut ffi::PyObject) -> Option<u64> {
+    /// Queues a call, whose reference is the pool's from then on. `nested`: the caller has a thread of the pool, and waits
+    /// for the call with it, however long.
+    fn queue(&self, call: *mut ffi::PyObject, nested: bool) -> Queued {
         let mut state = self.lock();
-        state.calls.push_back(call);
         if let Some(parker) = state.idle.pop() {
+            state.calls.push_back(call);
             // SAFETY: its thread was idle until now, and needs the lock to go on.
             unsafe { (*parker).unpark() };
-            return None;
+            return Queued::Waits;
         }
-        if state.threads == THREADS_MAX {
-            return None;
+        if state.threads == THREADS_MAX || !runtime::count_thread() {
+            if nested || state.threads == 0 {
+                return Queued::NoThread;
+            }
+            state.calls.push_back(call);
+            return Queued::Waits;
         }
+        state.calls.push_back(call);
         state.threads += 1;
         state.last_number += 1;
         let number = state.last_number;
         state.starting.push(number);
-        Some(number)
+        Queued::Start(number)
+    }
+
+    /// A thread that was counted is not there after all. Gives the calls that no thread comes to any more.
+    fn lose_thread(mut state: MutexGuard<'_, State>) -> VecDeque<*mut ffi::PyObject> {
+        state.threads -= 1;
+        runtime::thread_ended();
+        if state.threads == 0 {
+            std::mem::take(&mut state.calls)
+        } else {
+            VecDeque::new()
+        }
+    }
+
+    /// The thread with that number does not come. Whether others do, as where there are as many as there may be; if not it is
+    /// still counted.
+    fn leave_to_others(&self, number: u64) -> bool {
+        let mut state = self.lock();
+        let at = state.starting.iter().position(|one| *one == number);
+        if at.is_some() && state.threads == 1 {
+            return false;
+        }
+        if let Some(at) = at {
+            state.starting.swap_remove(at);
+            state.threads -= 1;
+            runtime::thread_ended();
+        }
+        true
     }
 
     /// Takes a call back that no thread has taken. Its reference is the caller's again.
@@ -171,6 +232,7 @@ impl Pool {
                 state.idle.remove(at); // nobody has woken it
                 if until <= Instant::now() && state.calls.is_empty() {
                     state.threads -= 1;
+                    runtime::thread_ended();
                     return None;
                 }
             }
@@ -184,24 +246,56 @@ impl Pool {
 /// Attached, with nothing alive that has a destructor; `call` is of [`new_call`], and handed over once.
 pub unsafe fn submit(py: Python<'_>, call: *mut ffi::PyObject) -> Result<(), Raised> {
     // SAFETY: alive; the reference becomes the pool's.
-    let number = unsafe { Pool::get().queue(ffi::Py_NewRef(call)) };
-    let Some(number) = number else { return Ok(()) };
+    unsafe {
+        match Pool::get().queue(ffi::Py_NewRef(call), false) {
+            Queued::Waits => Ok(()),
+            Queued::Start(number) => start_for(py, call, number),
+            Queued::NoThread => {
+                ffi::Py_DECREF(call);
+                Err(raise(py, no_thread()))
+            }
+        }
+    }
+}
+
+fn no_thread() -> PyErr {
+    PyRuntimeError::new_err("there is no thread for the call: PENSTOCK_MAX_THREADS allows no more")
+}
+
+/// Starts the thread with that number, for a call that is queued. `Err`: it was not made.
+///
+/// # Safety
+/// As for [`submit`].
+unsafe fn start_for(py: Python<'_>, call: *mut ffi::PyObject, number: u64) -> Result<(), Raised> {
     // SAFETY: attached; nothing with a destructor is alive while Python code runs.
     if unsafe { start_thread(py, number) } {
         return Ok(());
     }
-    if let Some(mut state) = Pool::get().take_number(number) {
-        state.threads -= 1;
-    }
+    let pool = Pool::get();
     // SAFETY: attached, with an exception set.
     let is_refused = unsafe { ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) } != 0;
-    if is_refused && !runtime::is_over() && Pool::get().lock().threads != 0 {
-        // As where there are as many threads as there may be: one of them comes to the call.
+    if is_refused && !runtime::is_over() && pool.leave_to_others(number) {
         // SAFETY: attached.
         unsafe { ffi::PyErr_Clear() };
         return Ok(());
     }
-    if Pool::get().take_back(call) {
+    let taken_back = pool.take_back(call);
+    if let Some(state) = pool.take_number(number) {
+        // Others may have queued calls because this thread was about to come.
+        let stranded = Pool::lose_thread(state);
+        if !stranded.is_empty() {
+            let raised = PyErr::fetch(py).into_value(py).into_ptr();
+            // SAFETY: attached; nobody else has taken those calls, and the exception is ours.
+            unsafe {
+                for call in stranded {
+                    TaskObject::fail_blocking(call, no_thread());
+                }
+                ffi::PyErr_SetObject(ffi::Py_TYPE(raised).cast(), raised);
+                ffi::Py_DECREF(raised);
+            }
+        }
+    }
+    if taken_back {
         // SAFETY: ours again.
         unsafe { ffi::Py_DECREF(call) };
         return Err(Raised);
@@ -266,6 +360,7 @@ unsafe extern "C-unwind" fn blocking_main(
         let pool = Pool::get();
         let number = ffi::PyLong_AsUnsignedLongLong(number);
         if pool.take_number(number).is_some() {
+            IN_POOL.set(true);
             let parker = Box::into_raw(Box::<Parker>::default());
             let base = Box::into_raw(Box::<Base>::default());
             while let Some(call) = pool.next(parker) {
@@ -328,13 +423,40 @@ unsafe fn make(py: Python<'_>, call: *mut ffi::PyObject) -> Result<(), Raised> {
     }
     // SAFETY: the caller's promise; the call was just made, and is alive during this one.
     unsafe {
-        submit(py, call)?;
+        let nested = IN_POOL.get() && !caller.has_deadline();
+        match Pool::get().queue(ffi::Py_NewRef(call), nested) {
+            Queued::Waits => {}
+            Queued::Start(number) => start_for(py, call, number)?,
+            Queued::NoThread if nested => {
+                run_here(call);
+                return Ok(());
+            }
+            Queued::NoThread => {
+                ffi::Py_DECREF(call);
+                return Err(raise(py, no_thread()));
+            }
+        }
         let task = TaskObject::from_object(call);
         let ended = wait_done(py, task, Patience::Forever, CALL, AWAITABLE);
         if !matches!(ended, Ok(true)) {
             abandon(call);
         }
         ended.map(drop)
+    }
+}
+
+/// Makes a call on this thread of the pool, which is at another call.
+///
+/// # Safety
+/// As for [`TaskObject::run_blocking`].
+unsafe fn run_here(call: *mut ffi::PyObject) {
+    let base = Box::into_raw(Box::<Base>::default());
+    // SAFETY: the caller's promise; the base is this call's own.
+    unsafe {
+        TaskObject::run_blocking(call, base);
+        (*base).exit();
+        (*base).leave();
+        drop(Box::from_raw(base));
     }
 }
 
@@ -397,7 +519,10 @@ worker runs others meanwhile, and blocks a thread; ``await ablocking(...)`` is t
 copy of the caller's context (`contextvars`), and is no part of the caller's task.\n\n\
 Cancelled or past its deadline, the caller goes on at once and the call is abandoned: it is not made if it has not\n\
 begun, otherwise it goes on to its end and what it returns or raises is dropped. At most 512 calls run at once, more\n\
-wait for their turn. Threads end when they had nothing to do for ten seconds. At exit nobody waits for calls.\n\n\
+wait for their turn; the threads count among those that ``PENSTOCK_MAX_THREADS`` allows. A call that itself calls\n\
+`blocking` gets a second thread, or, where none is free and no deadline is around it, makes the call on its own. But a\n\
+call that waits for a task which calls `blocking` waits for a free thread: with 512 of those nothing moves. Threads end\n\
+when they had nothing to do for ten seconds. At exit nobody waits for calls.\n\n\
 Raises:\n    Cancelled: the caller was cancelled.\n    \
 TypeError: ``fn`` is no plain callable.\n    \
 RuntimeError: no thread is there and none can be started, or the interpreter is about to exit; it was not made.\n\n\

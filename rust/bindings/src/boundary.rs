@@ -11,7 +11,10 @@
 use std::{
     cell::Cell,
     ptr::NonNull,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicPtr, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,15 +23,15 @@ use penstock_core::{
     scheduler::{Machine, Stack},
     wait::{Epoch, Outcome, Waiter, WaiterClass, WaiterRef},
 };
-use pyo3::{exceptions::PyRuntimeError, ffi, intern, prelude::*, sync::PyOnceLock};
+use pyo3::{exceptions::PyRuntimeError, ffi, prelude::*};
 
 use crate::{
     deadlock, debug,
     error::{Failure, Raised, raise},
-    fiber, interpreter,
+    event_loop, fiber, interpreter,
     interrupt::{Interrupts, earlier},
     task::{Kind, TaskObject},
-    unwind,
+    tracer, unwind,
 };
 
 /// How long the main thread sleeps at most before it looks for signals.
@@ -123,9 +126,23 @@ pub fn forget_thread(forked: Option<NonNull<TaskObject>>) {
             None => thread.as_ref().map(|thread| &thread.interrupts),
         }
     };
+    let here = ThreadWaiter::here();
     if let Some(interrupts) = interrupts {
-        ThreadWaiter::here().interrupts.adopt(interrupts);
+        here.interrupts.adopt(interrupts);
     }
+    // Ordering: Relaxed, the process has a single thread. The reference is never given back: scopes point there.
+    FORKED.store(Arc::into_raw(here.shared()).cast_mut(), Ordering::Relaxed);
+}
+
+/// In a forked child: the waiter of its main thread, or null.
+static FORKED: AtomicPtr<ThreadWaiter> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The main thread of a forked child, which goes on in the scopes that its parent's task or thread was in. `None` in a
+/// process that was not forked.
+pub fn forked_thread() -> Option<&'static ThreadWaiter> {
+    // Ordering: Relaxed, see `forget_thread`: other threads were started later.
+    // SAFETY: null or never freed.
+    unsafe { FORKED.load(Ordering::Relaxed).as_ref() }
 }
 
 /// What is waited for: a call, on an object that it keeps alive or on none.
@@ -266,6 +283,11 @@ impl Caller {
         }
     }
 
+    /// Whether it is in a deadline, which will end the next wait.
+    pub fn has_deadline(&self) -> bool {
+        self.interrupts().limit(None).is_some()
+    }
+
     /// Whether somebody wants to interrupt the next wait.
     #[inline]
     pub fn interrupt_pending(&self) -> bool {
@@ -341,7 +363,12 @@ impl Caller {
             Caller::Task { machine, .. } => {
                 // SAFETY: in the task, on its machine's thread; the frames are the caller's promise.
                 let resumed = unsafe { machine.yield_now() };
-                if resumed { Ok(()) } else { Err(Raised) }
+                if !resumed {
+                    return Err(Raised);
+                }
+                // SAFETY: as above.
+                unsafe { tracer::task_goes_on(py) };
+                Ok(())
             }
             Caller::Thread(..) | Caller::Blocked { .. } => {
                 // SAFETY: attached; a forced unwind out of the re-attachment meets no destructor.
@@ -415,6 +442,8 @@ unsafe fn park(
         let waiter = unsafe { task.as_ref() }.core().waiter();
         if resumed {
             if let Some(outcome) = waiter.outcome(epoch) {
+                // SAFETY: in the task, attached; the frames are the caller's promise.
+                unsafe { tracer::task_goes_on(Python::assume_attached()) };
                 return Ok(outcome);
             }
             continue; // somebody else switched to the greenlet
@@ -532,20 +561,8 @@ pub fn is_main_thread() -> bool {
 
 /// Whether the calling plain task's thread runs an asyncio event loop now.
 fn event_loop_runs(py: Python<'_>) -> Result<bool, Raised> {
-    static RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let look = || -> PyResult<bool> {
-        let getter = if let Some(getter) = RUNNING_LOOP.get(py) {
-            getter
-        } else {
-            let Some(events) = interpreter::imported(py, intern!(py, "asyncio.events"))? else {
-                return Ok(false); // so no loop of it runs
-            };
-            let getter = events.getattr("_get_running_loop")?.unbind();
-            RUNNING_LOOP.get_or_init(py, || getter)
-        };
-        Ok(!getter.bind(py).call0()?.is_none())
-    };
-    look().map_err(|error| raise(py, error))
+    let running = event_loop::running_asyncio_loop(py).map_err(|error| raise(py, error))?;
+    Ok(running.is_some())
 }
 
 /// Whether the calling task must keep its stack: other tasks would find a half-made world on this thread.

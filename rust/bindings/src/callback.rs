@@ -10,7 +10,7 @@ use penstock_core::{
 };
 use pyo3::{ffi, prelude::*};
 
-use crate::{object::Object, task::TaskObject, unwind};
+use crate::{error::Raised, object::Object, task::TaskObject, unwind};
 
 #[repr(C)]
 struct Callback {
@@ -57,7 +57,11 @@ impl Callback {
 pub fn when_done(
     task: &Bound<'_, TaskObject>,
     function: &Bound<'_, PyAny>,
-) -> Option<Arc<Entry<()>>> {
+) -> PyResult<Option<Arc<Entry<()>>>> {
+    let py = task.py();
+    task.get()
+        .check_is_here(py)
+        .map_err(|Raised| PyErr::fetch(py))?;
     // SAFETY: both are alive, and this thread is attached.
     let callback = unsafe {
         Arc::new(Callback {
@@ -71,9 +75,9 @@ pub fn when_done(
     match task.get().begin_join(&waiter) {
         BeginJoin::Done => {
             callback.call();
-            None
+            Ok(None)
         }
-        BeginJoin::Waiting(entry) => Some(entry), // it holds the waiter, and the list holds it
+        BeginJoin::Waiting(entry) => Ok(Some(entry)), // it holds the waiter, and the list holds it
     }
 }
 
@@ -88,17 +92,21 @@ pub struct CallbackObject {
 impl CallbackObject {
     /// Has `fn(task)` called when `task` has ended; `None` if it was called at once.
     #[staticmethod]
-    fn add(task: &Bound<'_, TaskObject>, r#fn: &Bound<'_, PyAny>) -> Option<Self> {
-        when_done(task, r#fn).map(|entry| Self {
+    fn add(task: &Bound<'_, TaskObject>, r#fn: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        let entry = when_done(task, r#fn)?;
+        Ok(entry.map(|entry| Self {
             // SAFETY: alive, and attached.
             task: unsafe { Object::new(task.as_ptr()) },
             entry,
-        })
+        }))
     }
 
     /// Takes it back, unless it is called already.
     fn remove(&self) {
         // SAFETY: a task, which is alive while this is.
-        unsafe { TaskObject::from_object(self.task.as_ptr()) }.finish_join(&self.entry);
+        let task = unsafe { TaskObject::from_object(self.task.as_ptr()) };
+        if task.is_here() {
+            task.finish_join(&self.entry); // else nobody calls it, and the list may be locked for ever
+        }
     }
 }

@@ -73,3 +73,30 @@ pub fn raise(py: Python<'_>, error: PyErr) -> Raised {
     error.restore(py);
     Raised
 }
+
+/// The exception that was set, while others run. It has no destructor: see `unwind.rs`.
+#[must_use = "an exception that is not restored is lost"]
+pub struct Aside(*mut ffi::PyObject);
+
+/// Takes the exception that is set, if one is.
+pub fn put_aside(py: Python<'_>) -> Aside {
+    Aside(PyErr::take(py).map_or(std::ptr::null_mut(), |error| {
+        error.into_value(py).into_ptr()
+    }))
+}
+
+impl Aside {
+    /// Drops it: another one is passed on in its place. Attached.
+    pub fn discard(self) {
+        // SAFETY: null, or a strong reference that is ours.
+        unsafe { ffi::Py_XDECREF(self.0) };
+    }
+
+    /// Sets the exception again.
+    pub fn restore(self, py: Python<'_>) {
+        if !self.0.is_null() {
+            // SAFETY: a strong reference, given away.
+            PyErr::from_value(unsafe { Bound::from_owned_ptr(py, self.0) }).restore(py);
+        }
+    }
+}

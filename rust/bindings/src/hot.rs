@@ -45,6 +45,11 @@ impl Definition {
         }))
     }
 
+    /// The end of a static class's methods.
+    pub const fn end() -> Self {
+        Self(UnsafeCell::new(PyMethodDef::zeroed()))
+    }
+
     /// An entry without arguments.
     pub const fn no_args(name: &'static CStr, entry: NoArgs, doc: &'static CStr) -> Self {
         // SAFETY: "C" and "C-unwind" differ only in what an unwind through them does, and the caller is C.

@@ -109,6 +109,13 @@ penstock_this_thread(void)
     return (uintptr_t)PyThread_get_thread_ident();
 }
 
+/* Whether a trace function is set on this thread. */
+int
+penstock_is_traced(void)
+{
+    return current_thread()->c_tracefunc != NULL;
+}
+
 /* Context ------------------------------------------------------------------------------------- */
 
 /* A borrowed reference to the context of this thread, or NULL where it has none yet. Only this thread

@@ -31,6 +31,7 @@ mod shim {
         pub fn penstock_same_variables(first: *mut PyObject, second: *mut PyObject) -> c_int;
         pub fn penstock_collecting() -> c_int;
         pub fn penstock_this_thread() -> usize;
+        pub fn penstock_is_traced() -> c_int;
         pub fn penstock_function_kind(callable: *mut PyObject) -> c_int;
         pub fn penstock_runs_in_file(filename: *mut PyObject) -> c_int;
         pub fn penstock_references_to(object: *mut PyObject) -> Py_ssize_t;
@@ -66,6 +67,13 @@ pub unsafe fn with_stopped_world<T>(_py: Python<'_>, look: impl FnOnce() -> T) -
         shim::penstock_start_the_world();
         result
     }
+}
+
+/// Whether a trace function is set on this thread.
+#[inline]
+pub fn is_traced(_py: Python<'_>) -> bool {
+    // SAFETY: `_py` proves that the thread state is attached, which is all the shim needs.
+    unsafe { shim::penstock_is_traced() != 0 }
 }
 
 /// This thread's current context, borrowed until this thread runs Python code again; null where it has

@@ -12,6 +12,7 @@ mod convert;
 mod deadlock;
 mod debug;
 mod error;
+mod event_loop;
 mod fiber;
 mod hot;
 mod interpreter;
@@ -25,9 +26,13 @@ mod pending;
 mod pinned;
 mod runtime;
 mod scope;
+mod select;
+mod selected;
 mod stall;
 mod task;
+mod tasks;
 mod topology;
+mod tracer;
 mod unwind;
 
 use pyo3::{ffi, prelude::*, types::PyType};
@@ -49,7 +54,11 @@ mod _core {
     use crate::{
         atomic::{AtomicBoolObject, AtomicIntObject, AtomicRefObject},
         callback::CallbackObject,
-        channel::{ChannelObject, after, tick},
+        channel::{
+            ChannelObject, after,
+            ends::{ReceiverObject, SenderObject},
+            tick,
+        },
         deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
         interrupt::{_outranks, Mark},
@@ -62,6 +71,7 @@ mod _core {
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
         scope::{_seconds, ScopeObject},
         task::TaskObject,
+        tasks::{_is_of, _on_stacks},
         topology::{_cpu_ranges, _workers_from_environment, CpuBudget, Node, Topology},
     };
 
@@ -73,6 +83,8 @@ mod _core {
         crate::fiber::load(py)?;
         crate::operation::load(py)?;
         crate::task::load(py);
+        crate::select::load(py);
+        crate::selected::add(module)?;
         crate::interpreter::watch_collections(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::memory::add(py)?;
@@ -83,6 +95,7 @@ mod _core {
         }
         crate::hot::add_functions(module, &crate::fiber::FUNCTIONS)?;
         crate::hot::add_functions(module, &crate::blocking::FUNCTIONS)?;
+        crate::hot::add_functions(module, &crate::select::FUNCTIONS)?;
         crate::hot::add_methods(&py.get_type::<TaskObject>(), &crate::task::METHODS)?;
         crate::hot::add_methods(
             &py.get_type::<RuntimeObject>(),
@@ -91,6 +104,7 @@ mod _core {
         for entries in crate::channel::methods() {
             crate::hot::add_methods(&py.get_type::<ChannelObject>(), entries)?;
         }
+        crate::channel::ends::load(py)?;
         crate::hot::add_methods(
             &py.get_type::<AtomicIntObject>(),
             &crate::atomic::INT_METHODS,

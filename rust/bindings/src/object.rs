@@ -62,6 +62,38 @@ impl Object {
     }
 }
 
+/// Lets whichever thread drops the last reference to `object` drop the object.
+///
+/// Without the GIL an object belongs to the thread that made it. What other threads do to its count is put right by that
+/// thread, when it runs Python code again; if it waits for what happens as the object goes (the last sender closes a
+/// channel), that is never. So an object that is made to be handed on, and that somebody may wait for the end of,
+/// belongs to nobody from the start.
+///
+/// # Safety
+/// Attached; this thread has just made `object`, has the one reference to it, and nobody else knows it.
+#[inline]
+pub unsafe fn disown(object: *mut ffi::PyObject) {
+    #[cfg(Py_GIL_DISABLED)]
+    // SAFETY: nobody else has it, by the caller's promise, and no collection runs before this thread detaches. The
+    // count is written as the interpreter's own merge of the two counts writes it.
+    unsafe {
+        use std::sync::atomic::Ordering::Relaxed;
+        const MERGED: isize = 0b11;
+        const ONE: isize = 0b100;
+        debug_assert_eq!(
+            (*object).ob_ref_local.load(Relaxed),
+            1,
+            "somebody else knows it"
+        );
+        // Ordering: Relaxed, the object is published by whoever hands it on.
+        (*object).ob_ref_local.store(0, Relaxed);
+        (*object).ob_ref_shared.store(ONE | MERGED, Relaxed);
+        (*object).ob_tid = 0;
+    }
+    #[cfg(not(Py_GIL_DISABLED))]
+    let _ = object;
+}
+
 impl Drop for Object {
     #[inline]
     fn drop(&mut self) {

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
+use penstock_core::wait::fork;
 use pyo3::{exceptions::PyRuntimeError, prelude::*};
 
 use crate::{
-    boundary::{ThreadWaiter, running_task},
+    boundary::{ThreadWaiter, forked_thread, running_task},
     convert::seconds,
     interrupt::{Interrupts, Left, Mark, ScopeId},
     object::Object,
@@ -17,6 +18,8 @@ use crate::{
 pub struct ScopeObject {
     id: ScopeId,
     who: Who,
+    /// In which process, see [`fork`].
+    generation: u32,
     /// Left: it interrupts nobody any more.
     closed: AtomicBool,
 }
@@ -44,6 +47,23 @@ impl Who {
     }
 }
 
+impl ScopeObject {
+    /// Whose it is, where a fork has made another thread of them: the main thread of the child goes on in the scopes of
+    /// who forked.
+    fn adopter(&self) -> Option<&'static ThreadWaiter> {
+        (self.generation != fork::generation())
+            .then(forked_thread)
+            .flatten()
+    }
+
+    fn interrupts(&self) -> &Interrupts {
+        match self.adopter() {
+            Some(thread) => &thread.interrupts,
+            None => self.who.interrupts(),
+        }
+    }
+}
+
 #[pymethods]
 impl ScopeObject {
     /// A new one, of whoever calls.
@@ -52,6 +72,7 @@ impl ScopeObject {
         Self {
             id: ScopeId::next(),
             who: Who::here(),
+            generation: fork::generation(),
             closed: AtomicBool::new(false),
         }
     }
@@ -65,32 +86,37 @@ impl ScopeObject {
 
     /// Raises `Cancelled` there, once, at the next call that has to wait.
     fn interrupt(&self) {
-        self.who.interrupts().ask(self.id, &self.closed);
-        match &self.who {
-            // SAFETY: the handle keeps the task alive.
-            Who::Task(task) => unsafe { TaskObject::from_object(task.as_ptr()) }.end_wait(),
-            Who::Thread(thread) => thread
-                .waiter_ref()
-                .interrupt(|| thread.interrupts.pending()),
-        }
+        self.interrupts().ask(self.id, &self.closed);
+        let thread = match (self.adopter(), &self.who) {
+            (Some(thread), _) => thread,
+            (None, Who::Thread(thread)) => thread,
+            (None, Who::Task(task)) => {
+                // SAFETY: the handle keeps the task alive.
+                unsafe { TaskObject::from_object(task.as_ptr()) }.end_wait();
+                return;
+            }
+        };
+        thread
+            .waiter_ref()
+            .interrupt(|| thread.interrupts.pending());
     }
 
     /// Takes back an interrupt that was not raised yet.
     fn forget(&self) {
-        self.who.interrupts().forget(self.id, &self.closed);
+        self.interrupts().forget(self.id, &self.closed);
     }
 
     /// Whether `error` was raised for a deadline that this scope lies in.
     fn lies_in(&self, error: &Bound<'_, PyAny>) -> PyResult<bool> {
         let outer = Mark::of(error)?;
-        Ok(outer.is_some_and(|outer| self.who.interrupts().encloses(outer, self.id)))
+        Ok(outer.is_some_and(|outer| self.interrupts().encloses(outer, self.id)))
     }
 
     // ---- for a deadline ----
 
     /// From now on calls that wait raise `TimeoutError` after `seconds`.
     fn start(&self, seconds: f64) {
-        self.who.interrupts().enter(self.id, seconds);
+        self.interrupts().enter(self.id, seconds);
     }
 
     /// The end of that; says whether it was raised.
@@ -102,7 +128,7 @@ impl ScopeObject {
                 "a deadline was left before one that was entered in it: does a generator yield inside one?"
             }
             Left::NotHere => {
-                let _ = self.who.interrupts().leave(self.id);
+                let _ = self.interrupts().leave(self.id);
                 "a deadline was left by another task or thread than the one that entered it"
             }
         };
@@ -111,7 +137,7 @@ impl ScopeObject {
 
     /// Whether it was raised so far.
     fn has_expired(&self) -> bool {
-        self.who.interrupts().has_expired(self.id)
+        self.interrupts().has_expired(self.id)
     }
 }
 

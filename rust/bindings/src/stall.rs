@@ -5,7 +5,7 @@ use std::{ptr, time::Duration};
 use penstock_core::scheduler::{STALL_AFTER, Stall};
 use pyo3::{exceptions::PyValueError, ffi, prelude::*, sync::PyOnceLock};
 
-use crate::{interpreter, task::TaskObject, unwind};
+use crate::{interpreter, runtime, task::TaskObject, unwind};
 
 /// `penstock._stall.report`, found when a runtime starts.
 static REPORT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -39,6 +39,9 @@ pub fn limit() -> PyResult<Duration> {
 /// # Safety
 /// See `Host::on_stall`; attached, with nothing alive that has a destructor.
 pub unsafe fn report(stall: &Stall) {
+    if runtime::is_over() {
+        return; // nothing goes on any more, so nobody waits for it; and at exit nothing is on the standard error
+    }
     // SAFETY: attached, by the caller's promise. While the world is stopped the stalled task cannot end, so it may be
     // referred to. Nothing with a destructor is alive while Python code runs.
     unsafe {

@@ -12,6 +12,7 @@ use pyo3::ffi::{self, PyObject, PySendResult, PyThreadState};
 unsafe extern "C-unwind" {
     pub fn PyErr_CheckSignals() -> c_int;
     pub fn PyEval_RestoreThread(state: *mut PyThreadState);
+    pub fn PyGILState_Ensure() -> ffi::PyGILState_STATE;
     pub fn PyIter_Next(iterator: *mut PyObject) -> *mut PyObject;
     pub fn PyIter_Send(
         iterator: *mut PyObject,
@@ -25,6 +26,12 @@ unsafe extern "C-unwind" {
     ) -> *mut PyObject;
     pub fn PyObject_CallOneArg(callable: *mut PyObject, argument: *mut PyObject) -> *mut PyObject;
     pub fn PyObject_GetIter(object: *mut PyObject) -> *mut PyObject;
+    pub fn PyObject_VectorcallMethod(
+        name: *mut PyObject,
+        arguments: *const *mut PyObject,
+        count: usize,
+        keywords: *mut PyObject,
+    ) -> *mut PyObject;
     pub fn PyObject_Vectorcall(
         callable: *mut PyObject,
         arguments: *const *mut PyObject,

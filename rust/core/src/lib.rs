@@ -13,7 +13,7 @@
 //! | [`task`] | the task cell: state, cancellation, who waits for it |
 //! | [`timer`] | deadlines |
 //! | [`scheduler`] | workers, machines, queues, and who runs what |
-//! | [`channel`] | typed queues between tasks: bounded, rendezvous |
+//! | [`channel`] | typed queues between tasks: bounded, unbounded, rendezvous, of a clock; select |
 //! | [`lock`] | locks, semaphores, events, barriers and their kin |
 
 pub mod atomic;

@@ -25,6 +25,7 @@ use penstock_core::{
 };
 
 const CAPACITIES: [usize; 6] = [1, 2, 3, 4, 5, 100];
+const ROUNDS: usize = if cfg!(miri) { 30 } else { 1000 };
 
 /// A sender that waits, for tests of one thread.
 fn blocked_sender<M: Mode>(
@@ -59,6 +60,11 @@ fn finish_recv<M: Mode>(channel: &Channel<u32, M>, entry: &Entry<u32>) -> Result
     unsafe { channel.finish_recv(entry) }
 }
 
+fn abandon_recv<M: Mode>(channel: &Channel<u32, M>, entry: &Entry<u32>) -> Option<u32> {
+    // SAFETY: the tests end each entry once, on its channel, after its wait is over.
+    unsafe { channel.abandon_recv(entry) }
+}
+
 fn end<T>(entry: &Entry<T>, outcome: Outcome) {
     entry
         .waiter
@@ -91,7 +97,7 @@ in_both_modes! {
             let channel = Channel::bounded(capacity, mode);
             assert_eq!(channel.capacity(), Some(capacity));
             let (mut next_in, mut next_out) = (0, 0);
-            for round in 0..1000 {
+            for round in 0..ROUNDS {
                 for _ in 0..=(round % (capacity + 1)) {
                     match channel.try_send(next_in) {
                         Ok(()) => next_in += 1,
@@ -277,6 +283,114 @@ in_both_modes! {
         }
     }
 
+    fn what_gone_receivers_were_handed_is_received_first_in_its_order(mode) {
+        for capacity in [0, 1, 3] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter(), waiter()];
+            let entries = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+            for value in 0..3 {
+                channel.try_send(value).unwrap();
+            }
+            let buffered = u32::try_from(capacity).unwrap();
+            for value in 0..buffered {
+                channel.try_send(3 + value).unwrap();
+            }
+            for (at, len) in [(2, 1), (0, 2), (1, 3)] {
+                assert_eq!(abandon_recv(&channel, &entries[at]), None);
+                assert_eq!(channel.len(), capacity + len, "above the capacity");
+            }
+            let stats = channel.stats();
+            assert_eq!((stats.sent, stats.received), (u64::from(3 + buffered), 0));
+            assert!(channel.try_send(9).is_err(), "no slot got free");
+            for value in 0..3 + buffered {
+                assert_eq!(channel.try_recv(), Ok(value));
+            }
+            assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+            let stats = channel.stats();
+            assert_eq!((stats.sent, stats.received, stats.dropped), (stats.sent, stats.sent, 0));
+            assert_eq!(channel.try_send(9).is_ok(), capacity > 0, "no bit is left behind");
+        }
+    }
+
+    fn a_receiver_takes_what_came_back_before_it_serves_a_blocked_sender(mode) {
+        for capacity in [0, 1] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter()];
+            let gone = waiting_receiver(&channel, &waiters[0]);
+            channel.try_send(1).unwrap();
+            for _ in 0..capacity {
+                channel.try_send(2).unwrap();
+            }
+            let sender = blocked_sender(&channel, 3, &waiters[1]);
+            assert_eq!(abandon_recv(&channel, &gone), None);
+            assert!(matches!(channel.begin_recv(&waiters[0]), BeginRecv::Done(1)));
+            assert_eq!(sender.waiter.outcome(sender.epoch), None, "still blocked");
+            for value in (2..4).skip(1 - capacity) {
+                assert_eq!(channel.try_recv(), Ok(value));
+            }
+            assert_eq!(finish_send(&channel, &sender), Ok(()));
+            assert!(channel.is_empty());
+        }
+    }
+
+    fn what_comes_back_goes_to_the_longest_waiting_receiver(mode) {
+        for capacity in [0, 1] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter(), waiter(), waiter()];
+            let [gone, late, next, last] =
+                waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+            channel.try_send(1).unwrap();
+            end(&late, Outcome::TimedOut);
+            assert_eq!(abandon_recv(&channel, &gone), None);
+            assert_eq!(channel.len(), 0);
+            // And once more, with its old place.
+            channel.try_send(2).unwrap();
+            assert_eq!(abandon_recv(&channel, &last), None);
+            assert_eq!(abandon_recv(&channel, &next), None);
+            assert_eq!([channel.try_recv(), channel.try_recv()], [Ok(1), Ok(2)]);
+            assert_eq!(abandon_recv(&channel, &late), None);
+            assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+            assert_eq!(channel.try_send(3).is_ok(), capacity > 0, "no bit is left behind");
+        }
+    }
+
+    fn what_comes_back_to_a_closed_channel_is_delivered(mode) {
+        for capacity in [0, 1] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiter = waiter();
+            let gone = waiting_receiver(&channel, &waiter);
+            channel.try_send(1).unwrap();
+            channel.close();
+            assert_eq!(channel.try_recv(), Err(TryRecvError::Closed));
+            assert_eq!(abandon_recv(&channel, &gone), None);
+            assert_eq!(channel.len(), 1);
+            assert!(matches!(channel.begin_recv(&waiter), BeginRecv::Done(1)));
+            assert!(matches!(channel.begin_recv(&waiter), BeginRecv::Closed));
+        }
+    }
+
+    fn what_nobody_will_receive_counts_as_dropped(mode) {
+        for capacity in [0, 1] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter(), waiter()];
+            let entries = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+            for value in 0..3 {
+                channel.try_send(value).unwrap();
+            }
+            for value in 3..3 + u32::try_from(capacity).unwrap() {
+                channel.try_send(value).unwrap();
+            }
+            assert_eq!(abandon_recv(&channel, &entries[1]), None);
+            assert_eq!(channel.clear(), [1, 3][..=capacity]);
+            assert_eq!(abandon_recv(&channel, &entries[0]), Some(0), "to be dropped");
+            assert_eq!(finish_recv(&channel, &entries[2]), Ok(2));
+            let stats = channel.stats();
+            let dropped = 2 + capacity as u64;
+            assert_eq!((stats.sent, stats.received, stats.dropped), (dropped + 1, 1, dropped));
+            assert!(channel.is_empty());
+        }
+    }
+
     fn a_collector_sees_buffered_and_blocked_values_once(mode) {
         for capacity in [0, 3] {
             let channel = Channel::bounded(capacity, mode);
@@ -285,17 +399,28 @@ in_both_modes! {
                 channel.try_send(0).ok();
                 channel.try_recv().ok();
             }
+            let gone_waiter = waiter();
+            let gone = (capacity > 0).then(|| {
+                let gone = waiting_receiver(&channel, &gone_waiter);
+                channel.try_send(100).unwrap();
+                gone
+            });
             let buffered = u32::try_from(capacity).unwrap();
             for value in 0..buffered {
                 channel.try_send(value).unwrap();
             }
             let waiters = [waiter(), waiter()];
             let entries = [0, 1].map(|i| blocked_sender(&channel, buffered + i, &waiters[i as usize]));
+            if let Some(gone) = gone {
+                assert_eq!(abandon_recv(&channel, &gone), None);
+            }
             let mut seen = Vec::new();
             // SAFETY: nobody else uses the channel.
             unsafe { channel.for_each(|value| seen.push(*value)) };
-            assert_eq!(seen, (0..buffered + 2).collect::<Vec<_>>());
-            assert_eq!(channel.clear(), (0..buffered).collect::<Vec<_>>());
+            seen.sort_unstable();
+            let returned = [100].into_iter().filter(|_| capacity > 0);
+            assert_eq!(seen, (0..buffered + 2).chain(returned.clone()).collect::<Vec<_>>());
+            assert_eq!(channel.clear(), returned.chain(0..buffered).collect::<Vec<_>>());
             assert!(channel.is_closed() && channel.is_empty());
             let ended = entries.map(|entry| finish_send(&channel, &entry));
             assert_eq!(ended, [0, 1].map(|i| Err(SendError::Closed(buffered + i))));
@@ -330,7 +455,62 @@ in_both_modes! {
             channel.close();
             assert_eq!(channel.offer(9), Err(TrySendError::Closed(9)));
             assert_eq!(channel.clear(), (4 * count..5 * count).collect::<Vec<_>>());
-            assert_eq!(channel.stats().received, u64::from(count));
+            let stats = channel.stats();
+            assert_eq!((stats.received, stats.dropped), (0, u64::from(5 * count)));
+        }
+    }
+
+    fn the_oldest_in_the_ring_makes_way_and_what_came_back_stays(mode) {
+        for capacity in [1, 3] {
+            let channel = Channel::bounded(capacity, mode).with_overflow(Overflow::DropOldest);
+            let end = 3 + u32::try_from(capacity).unwrap();
+            let waiters = [waiter(), waiter()];
+            let entries = waiters.each_ref().map(|waiter| waiting_receiver(&channel, waiter));
+            for value in 1..end {
+                assert_eq!(channel.offer(value), Ok(None));
+            }
+            for entry in &entries {
+                assert_eq!(abandon_recv(&channel, entry), None);
+            }
+            assert_eq!(channel.offer(end), Ok(Some(3)));
+            assert_eq!(channel.offer(end + 1), Ok(Some(4)));
+            assert_eq!(channel.len(), capacity + 2);
+            let mut left = vec![1, 2];
+            left.extend(5..=end + 1);
+            let mut got = Vec::new();
+            assert_eq!(channel.try_recv_many(1, &mut got), Ok(()));
+            assert_eq!(channel.try_recv_many(9, &mut got), Ok(()));
+            assert_eq!(got, left);
+            assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+            let stats = channel.stats();
+            let (sent, received) = (u64::from(end) + 1, left.len() as u64);
+            assert_eq!((stats.sent, stats.received, stats.dropped), (sent, received, 2));
+            assert_eq!(channel.try_send(9), Ok(()), "no bit is left behind");
+        }
+    }
+
+    fn a_batch_takes_what_came_back_first_and_lets_blocked_senders_in(mode) {
+        for capacity in [0, 1, 3] {
+            let channel = Channel::bounded(capacity, mode);
+            let waiters = [waiter(), waiter(), waiter()];
+            let gone = [0, 1].map(|at| waiting_receiver(&channel, &waiters[at]));
+            let end = 2 + u32::try_from(capacity).unwrap();
+            for value in 0..end {
+                channel.try_send(value).unwrap();
+            }
+            let sender = blocked_sender(&channel, end, &waiters[2]);
+            for entry in gone.iter().rev() {
+                assert_eq!(abandon_recv(&channel, entry), None);
+            }
+            let mut got = Vec::new();
+            assert_eq!(channel.try_recv_many(1, &mut got), Ok(()));
+            assert_eq!(got, [0]);
+            assert_eq!(channel.try_recv_many(99, &mut got), Ok(()));
+            assert_eq!(got, (0..=end).collect::<Vec<_>>());
+            assert_eq!(finish_send(&channel, &sender), Ok(()));
+            let stats = channel.stats();
+            assert_eq!((stats.sent, stats.received), (u64::from(end) + 1, u64::from(end) + 1));
+            assert!(channel.is_empty());
         }
     }
 
@@ -655,6 +835,7 @@ fn a_value_is_never_dropped_under_the_lock() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no fork()")]
 fn a_forked_child_forgets_the_waiters_and_keeps_the_items() {
     // In a process of its own: the generation is global, and other tests have waiters.
     // SAFETY: the child uses memory and channels only, then leaves without running anything else.
@@ -726,12 +907,18 @@ fn sleep_or_give_up<T>(entry: &Entry<T>, chance: &mut Chance) {
 }
 
 /// `producers` send, `consumers` receive, everybody gives up now and then; each value arrives once,
-/// those of one producer in order.
-fn nothing_is_lost_or_twice(channel: &Channel<(u32, u32), Shared>, producers: u32, consumers: u32) {
-    const EACH: u32 = 3_000;
+/// those of one producer in order, unless `gone` consumers give back what they were handed, each now and then: another
+/// may have received a later one by then.
+fn nothing_is_lost_or_twice(
+    channel: &Channel<(u32, u32), Shared>,
+    producers: u32,
+    consumers: u32,
+    gone: bool,
+) {
+    const EACH: u32 = if cfg!(miri) { 60 } else { 3_000 };
     let start = Barrier::new((producers + consumers) as usize);
     let sending = AtomicUsize::new(producers as usize);
-    let got: Vec<Vec<(u32, u32)>> = thread::scope(|scope| {
+    let mut got: Vec<Vec<(u32, u32)>> = thread::scope(|scope| {
         for producer in 0..producers {
             let (start, sending) = (&start, &sending);
             scope.spawn(move || {
@@ -786,6 +973,12 @@ fn nothing_is_lost_or_twice(channel: &Channel<(u32, u32), Shared>, producers: u3
                             BeginRecv::Closed => return got,
                             BeginRecv::Waiting(entry) => {
                                 sleep_or_give_up(&entry, &mut chance);
+                                if gone && chance.one_in(3) {
+                                    // SAFETY: as below.
+                                    let dropped = unsafe { channel.abandon_recv(&entry) };
+                                    assert_eq!(dropped, None);
+                                    continue;
+                                }
                                 // SAFETY: from this channel, once, and the wait is over.
                                 match unsafe { channel.finish_recv(&entry) } {
                                     Ok(message) => got.push(message),
@@ -803,12 +996,17 @@ fn nothing_is_lost_or_twice(channel: &Channel<(u32, u32), Shared>, producers: u3
             .map(|consumer| consumer.join().unwrap())
             .collect()
     });
+    // What came back after the last consumer had found the channel closed and drained.
+    got.push(std::iter::from_fn(|| channel.try_recv().ok()).collect());
     let total = u64::from(producers * EACH);
     let mut seen = HashSet::new();
     for one_consumers in &got {
         for producer in 0..producers {
             let values = one_consumers.iter().filter(|message| message.0 == producer);
-            assert!(values.is_sorted_by_key(|message| message.1), "out of order");
+            assert!(
+                gone || values.is_sorted_by_key(|message| message.1),
+                "out of order"
+            );
         }
         for message in one_consumers {
             assert!(seen.insert(*message), "{message:?} came twice");
@@ -822,53 +1020,64 @@ fn nothing_is_lost_or_twice(channel: &Channel<(u32, u32), Shared>, producers: u3
 
 #[test]
 fn stress_nothing_is_lost_or_twice_at_a_rendezvous() {
-    nothing_is_lost_or_twice(&Channel::bounded(0, Shared), 3, 3);
+    nothing_is_lost_or_twice(&Channel::bounded(0, Shared), 3, 3, false);
+    nothing_is_lost_or_twice(&Channel::bounded(0, Shared), 3, 3, true);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_one_slot() {
-    nothing_is_lost_or_twice(&Channel::bounded(1, Shared), 4, 2);
+    nothing_is_lost_or_twice(&Channel::bounded(1, Shared), 4, 2, false);
+    nothing_is_lost_or_twice(&Channel::bounded(1, Shared), 4, 2, true);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_a_few_slots() {
-    nothing_is_lost_or_twice(&Channel::bounded(3, Shared), 2, 4);
+    nothing_is_lost_or_twice(&Channel::bounded(3, Shared), 2, 4, false);
+    nothing_is_lost_or_twice(&Channel::bounded(3, Shared), 2, 4, true);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_many_slots() {
-    nothing_is_lost_or_twice(&Channel::bounded(64, Shared), 3, 3);
+    nothing_is_lost_or_twice(&Channel::bounded(64, Shared), 3, 3, false);
+    nothing_is_lost_or_twice(&Channel::bounded(64, Shared), 3, 3, true);
 }
 
 #[test]
 fn stress_nothing_is_lost_or_twice_through_many_blocks() {
-    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 3, 3);
-    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 4, 1);
-    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 1, 4);
+    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 3, 3, false);
+    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 3, 3, true);
+    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 4, 1, false);
+    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 4, 1, true);
+    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 1, 4, false);
+    nothing_is_lost_or_twice(&Channel::unbounded(Shared), 1, 4, true);
 }
 
 /// No cancellation here, so a lost wake-up hangs the test instead of being healed by a retry.
 #[test]
 fn stress_every_wait_ends() {
+    const EACH: u32 = if cfg!(miri) { 50 } else { 4_000 };
     let bounded = [0, 1, 2, 7].map(|capacity| Channel::<u32, _>::bounded(capacity, Shared));
     for channel in bounded.into_iter().chain([Channel::unbounded(Shared)]) {
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     let waiter = waiter();
-                    for value in 0..4_000 {
+                    for value in 0..EACH {
                         assert_eq!(send(&channel, value, &waiter), Ok(()));
                     }
                 });
                 scope.spawn(|| {
                     let waiter = waiter();
-                    for _ in 0..4_000 {
+                    for _ in 0..EACH {
                         assert!(recv(&channel, &waiter).is_ok());
                     }
                 });
             }
         });
-        assert_eq!((channel.stats().sent, channel.len()), (12_000, 0));
+        assert_eq!(
+            (channel.stats().sent, channel.len()),
+            (3 * u64::from(EACH), 0)
+        );
     }
 }
 

@@ -14,11 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use channel_thread::{recv, send, waiter};
+use channel_thread::{recv, send, sleep_until_over, waiter};
 use loom::thread;
 use penstock_core::{
     channel::{
-        Channel, Gauge, Overflow, Pressure, Rate, RecvError, Step, Ticket, TryRecvError,
+        BeginRecv, Channel, Gauge, Overflow, Pressure, Rate, RecvError, Step, Ticket, TryRecvError,
         TrySendError, Turnstile,
     },
     sync::Shared,
@@ -101,6 +101,37 @@ fn two_that_throw_the_oldest_away_take_turns() {
         all.extend(rest(&channel));
         all.sort_unstable();
         assert_eq!(all, [1, 2]);
+    });
+}
+
+/// A value comes back while the oldest makes way: the one in the ring does, and what came back is received, once.
+#[test]
+fn what_comes_back_stays_while_the_oldest_makes_way() {
+    explore(3, || {
+        let channel = Arc::new(Ch::bounded(1, Shared).with_overflow(Overflow::DropOldest));
+        let BeginRecv::Waiting(gone) = channel.begin_recv(&waiter()) else {
+            panic!("the channel is empty");
+        };
+        for value in [1, 2] {
+            assert_eq!(channel.offer(Box::new(value)), Ok(None));
+        }
+        let sender = in_thread(&channel, |ch| ch.offer(Box::new(3)).unwrap());
+        let receiver = in_thread(&channel, |ch| ch.try_recv().map(|value| *value));
+        // SAFETY: from this channel's `begin_recv`, its wait is over, and it is ended once.
+        assert_eq!(unsafe { channel.abandon_recv(&gone) }, None);
+        let dropped = sender.join().unwrap().map(|value| *value);
+        let received = receiver.join().unwrap().unwrap();
+        assert_ne!(dropped, Some(1));
+        let mut all: Vec<_> = dropped.into_iter().chain([received]).collect();
+        all.extend(rest(&channel));
+        all.sort_unstable();
+        assert_eq!(all, [1, 2, 3]);
+        assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(
+            channel.try_send(Box::new(4)),
+            Ok(()),
+            "no bit is left behind"
+        );
     });
 }
 
@@ -242,12 +273,7 @@ fn send_in_turn(turnstile: &Turnstile<Shared>, now: Instant, sends: impl FnOnce(
             Step::Send => break,
             Step::Closed => return turnstile.leave(ticket, false, now),
             Step::Sleep(epoch, _) => {
-                let outcome = loop {
-                    if let Some(outcome) = waiter.outcome(epoch) {
-                        break outcome;
-                    }
-                    thread::park();
-                };
+                let outcome = sleep_until_over(&waiter, epoch);
                 turnstile.woken(&mut ticket, outcome, now);
             }
         }
@@ -308,12 +334,7 @@ fn a_turn_that_reaches_someone_who_gives_up_is_not_lost() {
                     let outcome = if waiter.disarm(epoch, Outcome::Interrupted) {
                         Outcome::Interrupted
                     } else {
-                        loop {
-                            if let Some(outcome) = waiter.outcome(epoch) {
-                                break outcome;
-                            }
-                            thread::park();
-                        }
+                        sleep_until_over(&waiter, epoch)
                     };
                     turnstile.woken(&mut ticket, outcome, now);
                 }

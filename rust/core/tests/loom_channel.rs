@@ -10,7 +10,7 @@ mod channel_thread;
 
 use std::{mem::MaybeUninit, ptr::NonNull, sync::Arc};
 
-use channel_thread::{recv, send, sleep, waiter};
+use channel_thread::{recv, send, sleep, sleep_until_over, waiter};
 use loom::thread;
 use penstock_core::{
     channel::{BeginRecv, BeginSend, Channel, RecvError, SendError, TryRecvError, TrySendError},
@@ -519,9 +519,7 @@ fn recv_in_place(channel: &Ch, gives_up: bool) -> Result<u32, RecvError> {
         BeginRecv::Waiting(epoch) => epoch,
     };
     if !gives_up || !waiter.disarm(epoch, Outcome::Interrupted) {
-        while waiter.outcome(epoch).is_none() {
-            thread::park();
-        }
+        sleep_until_over(&waiter, epoch);
     }
     // SAFETY: there is an entry in it, as the channel had to wait.
     let entry = unsafe { memory.assume_init_ref() };
@@ -598,5 +596,125 @@ fn a_close_ends_a_wait_in_place() {
             ended,
             Err(RecvError::Closed | RecvError::Interrupted)
         ));
+    });
+}
+
+/// A receive that was handed 1 and whose receiver is gone.
+fn handed_to_nobody(channel: &Ch) -> Arc<Entry<Box<u32>>> {
+    let BeginRecv::Waiting(entry) = channel.begin_recv(&waiter()) else {
+        panic!("the channel is empty");
+    };
+    channel.try_send(Box::new(1)).unwrap();
+    assert_eq!(entry.waiter.outcome(entry.epoch), Some(Outcome::Handed));
+    entry
+}
+
+fn give_back(channel: &Ch, entry: &Entry<Box<u32>>) {
+    // SAFETY: from this channel's `begin_recv`, its wait is over, and it is ended once.
+    assert_eq!(unsafe { channel.abandon_recv(entry) }, None);
+}
+
+/// What comes back reaches a receiver that waits, comes to wait, or looks, whichever it does at that moment.
+fn a_receiver_gets_what_comes_back(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
+        let gone = handed_to_nobody(&channel);
+        let receiver = in_thread(&channel, |ch| recv(ch, &waiter()));
+        give_back(&channel, &gone);
+        assert_eq!(receiver.join().unwrap(), Ok(Box::new(1)));
+        assert_eq!(channel.len(), 0);
+        assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+        // No bit is left behind.
+        assert_eq!(channel.try_send(Box::new(2)).is_ok(), capacity > 0);
+    });
+}
+
+#[test]
+fn a_receiver_of_a_ring_gets_what_comes_back() {
+    a_receiver_gets_what_comes_back(1);
+}
+
+#[test]
+fn a_receiver_at_a_rendezvous_gets_what_comes_back() {
+    a_receiver_gets_what_comes_back(0);
+}
+
+/// A receiver gives up while something comes back: it has it, or the channel has.
+fn a_receiver_that_gives_up_does_not_eat_what_comes_back(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
+        let gone = handed_to_nobody(&channel);
+        let receiver = in_thread(&channel, |ch| recv_in_place(ch, true));
+        give_back(&channel, &gone);
+        match receiver.join().unwrap() {
+            Ok(value) => assert_eq!((value, channel.len()), (1, 0)),
+            Err(error) => {
+                assert_eq!((error, channel.len()), (RecvError::Interrupted, 1));
+                assert_eq!(channel.try_recv(), Ok(Box::new(1)));
+            }
+        }
+        assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
+    });
+}
+
+#[test]
+fn who_gives_up_does_not_eat_what_comes_back_to_a_ring() {
+    a_receiver_that_gives_up_does_not_eat_what_comes_back(1);
+}
+
+#[test]
+fn who_gives_up_does_not_eat_what_comes_back_to_a_rendezvous() {
+    a_receiver_that_gives_up_does_not_eat_what_comes_back(0);
+}
+
+/// A receiver finds the channel closed, or what came back; never both, and nothing is lost.
+fn what_comes_back_outlives_a_close(capacity: usize) {
+    explore(3, move || {
+        let channel = channel(capacity);
+        let gone = handed_to_nobody(&channel);
+        let closer = in_thread(&channel, Ch::close);
+        let receiver = in_thread(&channel, |ch| recv(ch, &waiter()));
+        give_back(&channel, &gone);
+        closer.join().unwrap();
+        match receiver.join().unwrap() {
+            Ok(value) => assert_eq!(*value, 1),
+            Err(error) => {
+                assert_eq!((error, channel.len()), (RecvError::Closed, 1));
+                assert_eq!(channel.try_recv(), Ok(Box::new(1)));
+            }
+        }
+        assert_eq!(channel.try_recv(), Err(TryRecvError::Closed));
+    });
+}
+
+#[test]
+fn what_comes_back_to_a_ring_outlives_a_close() {
+    what_comes_back_outlives_a_close(1);
+}
+
+#[test]
+fn what_comes_back_to_a_rendezvous_outlives_a_close() {
+    what_comes_back_outlives_a_close(0);
+}
+
+/// Receivers on the fast way, a blocked sender, and a value that comes back meet in a full ring: each value comes out once,
+/// and `len` is never less than what is certainly there.
+#[test]
+fn what_comes_back_to_a_full_ring_is_taken_once_and_frees_no_slot() {
+    explore(3, || {
+        let channel = channel(1);
+        let gone = handed_to_nobody(&channel);
+        channel.try_send(Box::new(2)).unwrap();
+        let sender = in_thread(&channel, |ch| send(ch, Box::new(3), &waiter()));
+        let receiver = in_thread(&channel, |ch| *ch.try_recv().expect("the ring is full"));
+        give_back(&channel, &gone);
+        assert!(channel.len() >= 1);
+        let mut got = vec![receiver.join().unwrap()];
+        got.extend(recv_n(&channel, 2));
+        sender.join().unwrap().unwrap();
+        // 1 is first, unless it came back too late for the receiver.
+        assert!(matches!(got[..], [1, 2, 3] | [2, 1, 3]), "{got:?}");
+        assert_eq!(channel.len(), 0);
+        assert_eq!(channel.try_send(Box::new(4)), Ok(()));
     });
 }

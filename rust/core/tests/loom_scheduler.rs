@@ -15,7 +15,9 @@ use loom::{
     sync::{Condvar, Mutex},
     thread,
 };
-use model_host::{explore, go, go_steps, park, running, scheduler};
+use model_host::{
+    close, explore, go, go_on, go_steps, park, running, scheduler, scheduler_on_two_nodes, try_go,
+};
 use penstock_core::{
     scheduler::Machine,
     wait::{Epoch, Outcome, WaiterRef},
@@ -230,6 +232,150 @@ fn a_pinned_coroutine_whose_machine_gives_its_worker_away_goes_on_there() {
         other.join(&me);
         mailbox.wake();
         task.join(&me);
+        scheduler.shut_down();
+    });
+}
+
+// ---- while the number of workers changes ----
+
+#[test]
+fn a_task_queued_while_a_worker_is_taken_away_is_run() {
+    explore(1, || {
+        let scheduler = scheduler(2);
+        let me = waiter();
+        let first = go(scheduler, || ());
+        let resizer = thread::spawn(move || scheduler.set_workers(1));
+        let second = go(scheduler, || ());
+        first.join(&me);
+        second.join(&me);
+        resizer.join().unwrap();
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn a_task_queued_while_a_worker_is_added_is_run() {
+    explore(1, || {
+        let scheduler = scheduler(2);
+        scheduler.set_workers(1);
+        let me = waiter();
+        let resizer = thread::spawn(move || scheduler.set_workers(2));
+        let task = go(scheduler, || ());
+        task.join(&me);
+        resizer.join().unwrap();
+        scheduler.shut_down();
+    });
+}
+
+/// The child is pushed to the ring of a worker whose slot goes at that moment, or that is not its parent's any more.
+#[test]
+fn a_task_queued_on_the_ring_of_a_worker_that_is_taken_away_is_run() {
+    explore(1, || {
+        let scheduler = scheduler(2);
+        let child = Mailbox::new();
+        let parks = child.clone();
+        let parent = go(scheduler, move || {
+            go(scheduler, move || child.wake());
+            park(|waiter, epoch| parks.put(waiter, epoch));
+        });
+        scheduler.set_workers(1);
+        parent.join(&waiter());
+        scheduler.shut_down();
+    });
+}
+
+// ---- while it is closed: a forgotten end shows as a deadlock, too, for the machines' threads do not end ----
+
+#[test]
+fn a_task_submitted_while_the_scheduler_is_closed_runs_or_is_refused_and_it_ends() {
+    explore(2, || {
+        let scheduler = scheduler(1);
+        let closer = thread::spawn(move || close(scheduler, &waiter()));
+        if let Some(task) = try_go(scheduler, || ()) {
+            task.join(&waiter());
+        }
+        closer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_scheduler_that_is_closed_while_its_task_starts_another_ends_after_both() {
+    explore(2, || {
+        let scheduler = scheduler(1);
+        let ended = Arc::new(Mutex::new(0));
+        let both = Arc::clone(&ended);
+        go(scheduler, move || {
+            let child = Arc::clone(&ended);
+            go(scheduler, move || *child.lock().unwrap() += 1);
+            *ended.lock().unwrap() += 1;
+        });
+        close(scheduler, &waiter());
+        assert_eq!(*both.lock().unwrap(), 2);
+    });
+}
+
+// ---- two nodes ----
+
+#[test]
+fn a_task_bound_to_a_node_whose_worker_goes_to_rest_is_run() {
+    explore(2, || {
+        let scheduler = scheduler_on_two_nodes();
+        let me = waiter();
+        let first = go_on(scheduler, 1, || ());
+        let second = go_on(scheduler, 1, || ());
+        first.join(&me);
+        second.join(&me);
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn a_task_bound_to_a_node_is_run_while_the_worker_of_another_goes_to_rest() {
+    explore(1, || {
+        let scheduler = scheduler_on_two_nodes();
+        let me = waiter();
+        let first = go(scheduler, || ());
+        let second = go_on(scheduler, 1, || ());
+        let third = go_on(scheduler, 0, || ());
+        for task in [first, second, third] {
+            task.join(&me);
+        }
+        scheduler.shut_down();
+    });
+}
+
+/// Its home goes: another node's worker has to take it.
+#[test]
+fn a_task_bound_to_a_node_that_loses_its_worker_is_run() {
+    explore(1, || {
+        let scheduler = scheduler_on_two_nodes();
+        let me = waiter();
+        let resizer = thread::spawn(move || scheduler.set_workers(1));
+        let task = go_on(scheduler, 1, || ());
+        task.join(&me);
+        resizer.join().unwrap();
+        scheduler.shut_down();
+    });
+}
+
+#[test]
+fn a_task_queued_by_one_that_blocks_its_thread_is_run_by_the_worker_of_another_node() {
+    explore(1, || {
+        let scheduler = scheduler_on_two_nodes();
+        let ran = Arc::new((Mutex::new(false), Condvar::new()));
+        go_on(scheduler, 1, || ());
+        let parent = go_on(scheduler, 0, move || {
+            let signal = Arc::clone(&ran);
+            go(scheduler, move || {
+                *signal.0.lock().unwrap() = true;
+                signal.1.notify_one();
+            });
+            let mut has_run = ran.0.lock().unwrap();
+            while !*has_run {
+                has_run = ran.1.wait(has_run).unwrap();
+            }
+        });
+        parent.join(&waiter());
         scheduler.shut_down();
     });
 }

@@ -17,7 +17,7 @@ use loom::{
 use model_host::{explore, job, scheduler};
 use penstock_core::{
     task::{BeginJoin, Cancelling, Task},
-    wait::{Epoch, Outcome, Waiter, WaiterClass, WaiterRef},
+    wait::{Burst, Epoch, Link, Outcome, Waiter, WaiterClass, WaiterRef},
 };
 
 /// A waiter whose owner spins, and that counts its wakes.
@@ -276,5 +276,44 @@ fn who_joins_a_task_that_is_cancelled_before_it_starts_is_woken() {
         };
         assert_eq!(task.core.cancel(), Cancelling::NeverRuns);
         joiner.join().unwrap();
+    });
+}
+
+/// Whoever is first in a burst calls the loop, and each call takes those who are there: nobody is left behind, nobody comes
+/// twice, and there are not more calls than wakes.
+#[test]
+fn everybody_in_a_burst_reaches_the_loop_by_the_call_of_the_first() {
+    explore(3, || {
+        let burst = Arc::new(Burst::default());
+        let calls = Arc::new(AtomicUsize::new(0));
+        let called = thread::current();
+        let links = [(); 2].map(|()| Arc::new(Link::default()));
+        let wakers = links.clone().map(|link| {
+            let (burst, calls, called) = (Arc::clone(&burst), Arc::clone(&calls), called.clone());
+            thread::spawn(move || {
+                // SAFETY: the links outlive the threads, and each is pushed once.
+                if unsafe { burst.push(NonNull::from(&*link)) } {
+                    // Ordering: Release pairs with the Acquire below: the call brings the burst along.
+                    calls.fetch_add(1, Ordering::Release);
+                    called.unpark();
+                }
+            })
+        });
+        let (mut taken, mut answered) = (Vec::new(), 0);
+        while taken.len() < 2 {
+            // Ordering: Acquire, see above.
+            if calls.load(Ordering::Acquire) == answered {
+                thread::park();
+                continue;
+            }
+            answered += 1;
+            taken.extend(burst.take().map(NonNull::as_ptr));
+        }
+        for waker in wakers {
+            waker.join().unwrap();
+        }
+        let pushed = links.each_ref().map(|link| std::ptr::from_ref(&**link));
+        assert!(pushed.iter().all(|link| taken.contains(&link.cast_mut())));
+        assert_eq!(burst.take().count(), 0);
     });
 }

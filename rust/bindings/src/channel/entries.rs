@@ -8,7 +8,7 @@ use penstock_core::channel::{
 use pyo3::{ffi, prelude::*};
 
 use super::{
-    ChannelObject, pressure, receiving, sending,
+    ChannelObject, ends, pressure, receiving, sending,
     timer::{Form, ReceiveTick, refuse_send},
 };
 use crate::{
@@ -31,11 +31,11 @@ pub static METHODS: [Definition; 8] = [
     Definition::no_args(c"__anext__", anext, c"__anext__($self, /)\n--\n\nThe awaitable form of `__next__`."),
 ];
 
-const SEND_DOC: &CStr = c"send($self, value, timeout=None)\n--\n\n\
+pub(super) const SEND_DOC: &CStr = c"send($self, value, timeout=None)\n--\n\n\
 Put ``value`` on the channel, waiting while it is full (with ``capacity=None`` it never is), and for a token if it has a rate.\n\n\
 A channel with another ``overflow`` than \"block\" does not wait for room: it throws a value away, or fails.\n\
-Values from one sender arrive in the order it sent them. With ``capacity=0`` this waits until a receiver takes\n\
-the value. Cancelled or timed out, it has not sent: never half. Parks a task, blocks a thread.\n\n\
+Values from one sender arrive in the order it sent them. With ``capacity=0`` this waits until a receiver takes the\n\
+value. Cancelled or timed out, it has not sent: never half. Parks a task, blocks a thread.\n\n\
 Raises:\n    \
 ChannelClosed: the channel was closed, before or while waiting.\n    \
 Full: it is full, and has ``overflow=\"error\"``.\n    \
@@ -49,7 +49,7 @@ TypeError: the channel is one of `after` or `tick`.\n\n\
 >>> numbers.recv()\n\
 7\n";
 
-const RECV_DOC: &CStr = c"recv($self, /, timeout=None)\n--\n\n\
+pub(super) const RECV_DOC: &CStr = c"recv($self, /, timeout=None)\n--\n\n\
 Take the oldest value, waiting while there is none.\n\n\
 Receivers that wait are served in the order they came. Cancelled or timed out, it has taken nothing. Parks a task,\n\
 blocks a thread.\n\n\
@@ -61,7 +61,7 @@ ValueError: ``timeout`` is negative.\n\n\
 >>> from penstock import Channel\n>>> numbers = Channel[int](capacity=1)\n>>> numbers.recv(timeout=0)\n\
 Traceback (most recent call last):\n    ...\nTimeoutError: the channel stayed empty\n";
 
-const SEND_NOWAIT_DOC: &CStr = c"send_nowait($self, value, /)\n--\n\n\
+pub(super) const SEND_NOWAIT_DOC: &CStr = c"send_nowait($self, value, /)\n--\n\n\
 Put ``value`` on the channel if there is room for it now; never waits, and overtakes no sender that does.\n\n\
 A channel that drops values has room always. A send that has no token takes none.\n\n\
 Raises:\n    \
@@ -69,17 +69,34 @@ Full: it would have to wait, for room or for a token.\n    \
 ChannelClosed: the channel is closed.\n    \
 TypeError: the channel is one of `after` or `tick`.\n";
 
-const RECV_NOWAIT_DOC: &CStr = c"recv_nowait($self, /)\n--\n\n\
+pub(super) const RECV_NOWAIT_DOC: &CStr = c"recv_nowait($self, /)\n--\n\n\
 Take the oldest value if there is one now; never waits.\n\n\
 Raises:\n    \
 Empty: it would have to wait.\n    \
 ChannelClosed: the channel is closed and drained.\n";
 
-const ASEND_DOC: &CStr = c"asend($self, value, timeout=None)\n--\n\n\
-The awaitable form of `send`, for ``async def`` tasks.\n";
+pub(super) const ASEND_DOC: &CStr = c"asend($self, value, timeout=None)\n--\n\n\
+The awaitable form of `send`: in an ``async def`` task, and in coroutines of asyncio and trio.\n\n\
+All of them stand in one line with tasks and threads. Timed out or cancelled, it has not sent, but for one case: asyncio may\n\
+cancel it after a receiver took the value, which then stays delivered, once.\n\n\
+Raises:\n    ChannelClosed: the channel was closed, before or while waiting.\n    \
+TimeoutError: ``timeout`` seconds passed first; 0 tries once.\n    ValueError: ``timeout`` is negative.\n    \
+RuntimeError: it would have to wait, and nothing of these runs here.\n\n\
+>>> import asyncio\n>>> from penstock import Channel\n>>> async def main() -> int:\n\
+...     numbers = Channel[int](capacity=1)\n...     await numbers.asend(7)\n...     return await numbers.arecv()\n\
+>>> asyncio.run(main())\n7\n";
 
-const ARECV_DOC: &CStr = c"arecv($self, /, timeout=None)\n--\n\n\
-The awaitable form of `recv`, for ``async def`` tasks.\n";
+pub(super) const ARECV_DOC: &CStr = c"arecv($self, /, timeout=None)\n--\n\n\
+The awaitable form of `recv`: in an ``async def`` task, and in coroutines of asyncio and trio.\n\n\
+All of them stand in one line with tasks and threads. Timed out or cancelled, it has taken nothing. Where asyncio cancels it\n\
+after it was handed a value, or closes its loop, that value goes to who waits next, or else to the next receive, before all\n\
+others: it counts in ``len()``, also above the capacity, and is still delivered after `close`.\n\n\
+Raises:\n    ChannelClosed: the channel is closed and drained.\n    \
+TimeoutError: ``timeout`` seconds passed first; 0 tries once.\n    ValueError: ``timeout`` is negative.\n    \
+RuntimeError: it would have to wait, and nothing of these runs here.\n\n\
+>>> import asyncio\n>>> from penstock import Channel, go\n>>> numbers = Channel[int]()\n\
+>>> async def main() -> int:\n...     sender = go(numbers.send, 7)\n...     received = await numbers.arecv()\n\
+...     await sender\n...     return received\n>>> asyncio.run(main())\n7\n";
 
 pub(super) fn closed(py: Python<'_>) -> Raised {
     Failure::Closed.raise(py, "the channel is closed")
@@ -103,7 +120,7 @@ pub(super) unsafe fn none() -> *mut ffi::PyObject {
 }
 
 /// `Channel.send(value, timeout=None)`.
-unsafe extern "C-unwind" fn send(
+pub(super) unsafe extern "C-unwind" fn send(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -227,7 +244,7 @@ unsafe fn send_slowly(
 }
 
 /// `Channel.recv(timeout=None)`.
-unsafe extern "C-unwind" fn recv(
+pub(super) unsafe extern "C-unwind" fn recv(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -331,7 +348,7 @@ unsafe fn receive_slowly(
     }
 }
 
-unsafe extern "C-unwind" fn send_nowait(
+pub(super) unsafe extern "C-unwind" fn send_nowait(
     this: *mut ffi::PyObject,
     value: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
@@ -360,7 +377,7 @@ unsafe extern "C-unwind" fn send_nowait(
     }
 }
 
-unsafe extern "C-unwind" fn recv_nowait(
+pub(super) unsafe extern "C-unwind" fn recv_nowait(
     this: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
@@ -387,13 +404,13 @@ unsafe extern "C-unwind" fn recv_nowait(
     }
 }
 
-unsafe extern "C-unwind" fn asend(
+pub(super) unsafe extern "C-unwind" fn asend(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
+    // SAFETY: called by CPython on a `Channel` or an end of one, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
         let mut patience = Patience::Forever;
@@ -416,7 +433,7 @@ unsafe extern "C-unwind" fn asend(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        let channel = ChannelObject::from_object(this);
+        let channel = ends::channel_of(this);
         if channel.core().is_timer() {
             refuse_send(py, channel);
             return ptr::null_mut();
@@ -428,13 +445,13 @@ unsafe extern "C-unwind" fn asend(
     }
 }
 
-unsafe extern "C-unwind" fn arecv(
+pub(super) unsafe extern "C-unwind" fn arecv(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
+    // SAFETY: called by CPython on a `Channel` or an end of one, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
         let mut patience = Patience::Forever;
@@ -444,8 +461,12 @@ unsafe extern "C-unwind" fn arecv(
                 Err(Raised) => return ptr::null_mut(),
             }
         }
-        let channel = ChannelObject::from_object(this);
+        let channel = ends::channel_of(this);
         if channel.core().is_timer() {
+            if ends::is_closed_end(this) {
+                ends::raise_closed(py, this);
+                return ptr::null_mut();
+            }
             return pending::awaitable(py, ReceiveTick::boxed(this, Form::Arecv), patience);
         }
         if channel.is_special() {
@@ -455,7 +476,7 @@ unsafe extern "C-unwind" fn arecv(
     }
 }
 
-unsafe extern "C-unwind" fn next(
+pub(super) unsafe extern "C-unwind" fn next(
     this: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
@@ -474,15 +495,19 @@ unsafe extern "C-unwind" fn next(
     }
 }
 
-unsafe extern "C-unwind" fn anext(
+pub(super) unsafe extern "C-unwind" fn anext(
     this: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
-        let channel = ChannelObject::from_object(this);
+        let channel = ends::channel_of(this);
         let py = Python::assume_attached();
         if channel.core().is_timer() {
+            if ends::is_closed_end(this) {
+                ffi::PyErr_SetNone(ffi::PyExc_StopAsyncIteration);
+                return ptr::null_mut();
+            }
             let next = ReceiveTick::boxed(this, Form::Anext);
             return pending::awaitable(py, next, Patience::Forever);
         }

@@ -1,9 +1,10 @@
 //! Channels for Python.
 //!
-//! [`entries`] has the calls that may wait, and the hot ones. What an ordinary channel does not need is beside it:
-//! [`sending`] and [`receiving`] by policies, with tokens and many at once, and [`pressure`];
-//! [`timer`] has the channels whose values come from a clock.
+//! [`entries`] has the calls that may wait, and the hot ones; [`ends`] senders and receivers. What an ordinary channel
+//! does not need is beside them: [`sending`] and [`receiving`] by policies, with tokens and many at once, and
+//! [`pressure`]; [`timer`] has the channels whose values come from a clock.
 
+pub mod ends;
 mod entries;
 mod pressure;
 mod receiving;
@@ -11,9 +12,11 @@ mod sending;
 mod settings;
 mod timer;
 
-pub use timer::{after, tick};
+pub use pressure::tell_if_special;
+pub use timer::{after, refuse_send, tick};
 
 use std::{
+    mem::ManuallyDrop,
     ptr,
     sync::{
         Mutex, PoisonError,
@@ -22,7 +25,7 @@ use std::{
     time::Instant,
 };
 
-use penstock_core::channel::{Channel, Overflow};
+use penstock_core::channel::{Channel, Ends, Overflow};
 use pyo3::{
     PyTraverseError, PyVisit,
     exceptions::{PyMemoryError, PyTypeError, PyValueError},
@@ -33,6 +36,7 @@ use pyo3::{
 
 use crate::{
     convert::Passed,
+    event_loop,
     hot::Definition,
     mode::{Mode, mode},
     object::Object,
@@ -55,7 +59,7 @@ pub fn methods() -> [&'static [Definition]; 4] {
 /// (unbounded); otherwise the channel holds up to `capacity` values. Who waits is served in the order it came.
 ///
 /// `overflow` is what a send does that finds no room: `"block"` waits for it, `"drop_newest"` throws its own value
-/// away, `"drop_oldest"` the one that would be received next, `"error"` raises `Full`. To drop, a channel needs a
+/// away, `"drop_oldest"` the oldest that takes up room, `"error"` raises `Full`. To drop, a channel needs a
 /// `capacity` of 1 at least; what it dropped is in `stats()`. `rate` is a `Rate`: senders then also wait for tokens,
 /// in the order they came.
 ///
@@ -71,6 +75,8 @@ pub fn methods() -> [&'static [Definition]; 4] {
 #[pyclass(frozen, weakref, module = "penstock", name = "Channel")]
 pub struct ChannelObject {
     core: Channel<Object, Mode>,
+    /// Counts the `Sender`s and `Receiver`s, and closes the channel as the last of them goes.
+    ends: Ends<Mode>,
     /// Set by the garbage collector only.
     name: Mutex<Option<Object>>,
     /// It has a policy, a rate or observers: the one thing that hot calls look at. Once set, it stays.
@@ -83,6 +89,7 @@ impl ChannelObject {
     fn of(core: Channel<Object, Mode>, name: Option<Object>) -> Self {
         Self {
             core,
+            ends: Ends::new(mode()),
             name: Mutex::new(name),
             special: AtomicBool::new(false),
             observers: Observers::default(),
@@ -214,10 +221,11 @@ impl ChannelObject {
     fn stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let class = py.import("penstock.channel")?.getattr("ChannelStats")?;
         let stats = self.core.stats();
+        let left = self.ends.dropped();
         let figures = (
             stats.sent,
-            stats.received,
-            stats.dropped,
+            stats.received.saturating_sub(left), // the channel takes what it drops out as a receiver does
+            stats.dropped + left,
             stats.send_waits,
             stats.recv_waits,
             stats.send_waited.as_secs_f64(),
@@ -287,6 +295,19 @@ impl ChannelObject {
         // SAFETY: the collector has stopped every other thread, by the GIL or by stopping the world.
         unsafe { self.core.for_each(&mut each) };
         self.observers.for_each(each);
+        // A coroutine of an event loop that waits here is alive as long as the channel is.
+        let mut sleeper = |object: *mut ffi::PyObject| {
+            if result.is_ok() {
+                // SAFETY: a strong reference that the waiter has, shown and not taken.
+                let object = ManuallyDrop::new(unsafe { Object::steal(object) });
+                result = visit.call(object.as_py());
+            }
+        };
+        // SAFETY: as above.
+        unsafe {
+            self.core
+                .for_each_waiter(|waiter| event_loop::show_sleeper(waiter, &mut sleeper));
+        }
         result
     }
 

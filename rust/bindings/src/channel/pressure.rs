@@ -16,7 +16,7 @@ use pyo3::{
     types::PyFloat,
 };
 
-use super::ChannelObject;
+use super::{ChannelObject, ends};
 use crate::{
     boundary,
     convert::parse,
@@ -164,6 +164,21 @@ pub unsafe fn tell(py: Python<'_>, channel: *mut ffi::PyObject) {
     for observer in this.observers().iter() {
         // SAFETY: the caller's promise.
         unsafe { observer.look(py, channel, this) };
+    }
+}
+
+/// The same of a channel or an end of one, if its channel has anything to tell.
+///
+/// # Safety
+/// As for [`tell`].
+#[inline]
+pub unsafe fn tell_if_special(py: Python<'_>, object: *mut ffi::PyObject) {
+    // SAFETY: the caller's promise; an end keeps its channel.
+    unsafe {
+        if ends::channel_of(object).is_special() {
+            let channel = ends::channel_of_end(object).map_or(object, |end| end.channel);
+            tell(py, channel);
+        }
     }
 }
 

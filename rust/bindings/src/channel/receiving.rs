@@ -13,7 +13,7 @@ use pyo3::{
 };
 
 use super::{
-    ChannelObject,
+    ChannelObject, ends,
     entries::closed,
     pressure,
     timer::{Form, ReceiveTick},
@@ -32,7 +32,7 @@ pub static METHODS: [Definition; 2] = [
     Definition::fast(c"arecv_many", arecv_many, ARECV_MANY_DOC),
 ];
 
-const RECV_MANY_DOC: &CStr = c"recv_many($self, max_items)\n--\n\n\
+pub const RECV_MANY_DOC: &CStr = c"recv_many($self, max_items)\n--\n\n\
 Take up to ``max_items`` of the oldest values at once, waiting only while there is none.\n\n\
 Gives a list with at least one: what is there now, in order, the values of blocked senders included, which get\n\
 the slots that become free. Cancelled, it has taken nothing. Parks a task, blocks a thread.\n\n\
@@ -46,8 +46,8 @@ ValueError: ``max_items`` is below 1.\n\n\
 >>> numbers.recv_many(2), numbers.recv_many(2)\n\
 ([1, 2], [3])\n";
 
-const ARECV_MANY_DOC: &CStr = c"arecv_many($self, max_items)\n--\n\n\
-The awaitable form of `recv_many`.\n";
+pub const ARECV_MANY_DOC: &CStr = c"arecv_many($self, max_items)\n--\n\n\
+The awaitable form of `recv_many`. What it was handed and could not take comes back, as with `arecv`.\n";
 
 /// `max_items` of the call `function`.
 ///
@@ -91,7 +91,7 @@ unsafe fn max_items(
 }
 
 /// `Channel.recv_many(max_items)`.
-unsafe extern "C-unwind" fn recv_many(
+pub unsafe extern "C-unwind" fn recv_many(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -127,18 +127,22 @@ unsafe extern "C-unwind" fn recv_many(
     }
 }
 
-/// `Channel.arecv_many(max_items)`.
-unsafe extern "C-unwind" fn arecv_many(
+/// `Channel.arecv_many(max_items)`, or that of a receiver.
+pub unsafe extern "C-unwind" fn arecv_many(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
+    // SAFETY: called by CPython on a `Channel` or an end of one, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
         match max_items(py, "arecv_many", arguments, count, keywords) {
-            Ok(_) if ChannelObject::from_object(this).core().is_timer() => {
+            Ok(_) if ends::channel_of(this).core().is_timer() => {
+                if ends::is_closed_end(this) {
+                    ends::raise_closed(py, this);
+                    return ptr::null_mut();
+                }
                 let receiving = ReceiveTick::boxed(this, Form::ArecvMany);
                 pending::awaitable(py, receiving, Patience::Forever)
             }
@@ -151,10 +155,10 @@ unsafe extern "C-unwind" fn arecv_many(
     }
 }
 
-/// `arecv` on a channel that is special; with `iterates`, a step of an `async for`.
+/// `arecv` on a channel that is special, or an end of one; with `iterates`, a step of an `async for`.
 ///
 /// # Safety
-/// Attached; the channel is alive.
+/// Attached; `this` is alive.
 #[cold]
 pub unsafe fn arecv(
     py: Python<'_>,
@@ -212,36 +216,53 @@ enum Wanted {
 }
 
 struct Receiving {
-    channel: Object,
+    /// A channel, or an end of one: that is not dropped before the call is over.
+    subject: Object,
     wanted: Wanted,
     entry: Option<Arc<Entry<Object>>>,
+    /// It was tried, or begun. From then on it goes on whether or not its end is closed.
+    has_begun: bool,
     /// A coroutine's: it tells of pressure itself, where a plain call leaves that to its raw entry.
     is_awaited: bool,
 }
 
 impl Receiving {
     /// # Safety
-    /// Attached; `channel` is one, and alive.
-    unsafe fn new(channel: *mut ffi::PyObject, wanted: Wanted, is_awaited: bool) -> Self {
+    /// Attached; `subject` is a channel or an end of one, and alive.
+    unsafe fn new(subject: *mut ffi::PyObject, wanted: Wanted, is_awaited: bool) -> Self {
         Self {
             // SAFETY: the caller's promise.
-            channel: unsafe { Object::new(channel) },
+            subject: unsafe { Object::new(subject) },
             wanted,
             entry: None,
+            has_begun: false,
             is_awaited,
         }
     }
 
     /// Not tied to the borrow of `self`, which outlives each use.
     fn core<'a>(&self) -> &'a Channel<Object, Mode> {
-        // SAFETY: a channel, which this keeps alive.
-        unsafe { ChannelObject::from_object(self.channel.as_ptr()) }.core()
+        // SAFETY: a channel or an end of one, which this keeps alive.
+        unsafe { ends::channel_of(self.subject.as_ptr()) }.core()
+    }
+
+    /// Before its first step: a call on an end that is closed is none.
+    fn refuse_closed_end(&mut self, py: Python<'_>) -> Result<(), Raised> {
+        // SAFETY: alive, this holds it.
+        if !self.has_begun && unsafe { ends::is_closed_end(self.subject.as_ptr()) } {
+            return Err(self.closed(py));
+        }
+        self.has_begun = true;
+        Ok(())
     }
 
     fn closed(&self, py: Python<'_>) -> Raised {
         match self.wanted {
             Wanted::Next => raise(py, PyStopAsyncIteration::new_err(())),
-            Wanted::One | Wanted::Many(_) => closed(py),
+            // SAFETY: alive, this holds it.
+            Wanted::One | Wanted::Many(_) => unsafe {
+                ends::raise_closed(py, self.subject.as_ptr())
+            },
         }
     }
 
@@ -259,12 +280,9 @@ impl Receiving {
     }
 
     fn tell(&self, py: Python<'_>) {
-        let channel = self.channel.as_ptr();
-        // SAFETY: a channel, which this keeps alive. In a coroutine's step, or an event loop's, which do not park.
-        unsafe {
-            if self.is_awaited && ChannelObject::from_object(channel).is_special() {
-                pressure::tell(py, channel);
-            }
+        if self.is_awaited {
+            // SAFETY: alive, this holds it. In a coroutine's step, or an event loop's, which do not park.
+            unsafe { pressure::tell_if_special(py, self.subject.as_ptr()) };
         }
     }
 }
@@ -285,10 +303,11 @@ impl Pending for Receiving {
     }
 
     fn subject(&self) -> *mut ffi::PyObject {
-        self.channel.as_ptr()
+        self.subject.as_ptr()
     }
 
     fn try_now(&mut self, py: Python<'_>) -> Result<Option<*mut ffi::PyObject>, Raised> {
+        self.refuse_closed_end(py)?;
         match self.core().try_recv() {
             Ok(value) => self.complete(py, value).map(Some),
             Err(TryRecvError::Empty) => Ok(None),
@@ -297,6 +316,7 @@ impl Pending for Receiving {
     }
 
     fn begin(&mut self, py: Python<'_>, waiter: &WaiterRef) -> Result<Begun, Raised> {
+        self.refuse_closed_end(py)?;
         match self.core().begin_recv(waiter) {
             BeginRecv::Done(value) => self.complete(py, value).map(Begun::Done),
             BeginRecv::Closed => Err(self.closed(py)),
@@ -323,7 +343,7 @@ impl Pending for Receiving {
     fn abandon(&mut self, _: Python<'_>, _: Outcome) {
         if let Some(entry) = self.entry.take() {
             // SAFETY: as in `finish`.
-            drop(unsafe { self.core().finish_recv(&entry) });
+            drop(unsafe { self.core().abandon_recv(&entry) });
         }
     }
 
@@ -332,6 +352,6 @@ impl Pending for Receiving {
     }
 
     fn traverse(&self, visit: &mut dyn FnMut(*mut ffi::PyObject)) {
-        visit(self.channel.as_ptr());
+        visit(self.subject.as_ptr());
     }
 }

@@ -12,7 +12,7 @@ use penstock_core::{
 use pyo3::{ffi, prelude::*};
 
 use super::{
-    ChannelObject,
+    ChannelObject, ends,
     entries::{closed, none},
     pressure,
     timer::refuse_send,
@@ -32,7 +32,7 @@ pub static METHODS: [Definition; 2] = [
     Definition::fast(c"asend_many", asend_many, ASEND_MANY_DOC),
 ];
 
-const SEND_MANY_DOC: &CStr = c"send_many($self, iterable)\n--\n\n\
+pub const SEND_MANY_DOC: &CStr = c"send_many($self, iterable)\n--\n\n\
 Put every item of ``iterable`` on the channel, in order, waiting while it is full.\n\n\
 The same as ``for item in iterable: channel.send(item)``, by one call. Items of other senders may come between.\n\
 A list or a tuple is read some hundred items ahead; of anything else an item is read once the one before it was\n\
@@ -49,7 +49,7 @@ TypeError: ``iterable`` is none.\n\n\
 >>> numbers.recv_many(100)\n\
 [0, 1, 2, 3, 4]\n";
 
-const ASEND_MANY_DOC: &CStr = c"asend_many($self, iterable)\n--\n\n\
+pub const ASEND_MANY_DOC: &CStr = c"asend_many($self, iterable)\n--\n\n\
 The awaitable form of `send_many`.\n";
 
 /// How many items of a list or a tuple are read ahead.
@@ -160,7 +160,7 @@ pub unsafe fn send_nowait(
     Ok(())
 }
 
-/// `asend` on a channel that is special.
+/// `asend` on a channel that is special, or an end of one.
 ///
 /// # Safety
 /// Attached; both are alive.
@@ -177,7 +177,7 @@ pub unsafe fn asend(
 }
 
 /// `Channel.send_many(iterable)`.
-unsafe extern "C-unwind" fn send_many(
+pub unsafe extern "C-unwind" fn send_many(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -268,14 +268,14 @@ unsafe fn send_each_of(
     }
 }
 
-/// `Channel.asend_many(iterable)`.
-unsafe extern "C-unwind" fn asend_many(
+/// `Channel.asend_many(iterable)`, or that of a sender.
+pub unsafe extern "C-unwind" fn asend_many(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
+    // SAFETY: called by CPython on a `Channel` or an end of one, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
         let names = ["iterable"];
@@ -283,7 +283,7 @@ unsafe extern "C-unwind" fn asend_many(
         let Ok([iterable]) = parsed else {
             return ptr::null_mut();
         };
-        let channel = ChannelObject::from_object(this);
+        let channel = ends::channel_of(this);
         if channel.core().is_timer() {
             refuse_send(py, channel);
             return ptr::null_mut();
@@ -405,8 +405,13 @@ unsafe fn list_item(list: *mut ffi::PyObject, index: ffi::Py_ssize_t) -> *mut ff
 }
 
 /// One value, or many, on their way.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 struct Sending {
-    channel: Object,
+    /// A channel, or an end of one: that is not dropped before the call is over.
+    subject: Object,
     source: Source,
     /// Read, and not sent.
     values: VecDeque<Object>,
@@ -419,6 +424,8 @@ struct Sending {
     /// The last wait was for room, not for a token.
     is_full: bool,
     is_many: bool,
+    /// It was tried, or begun. From then on it goes on whether or not its end is closed.
+    has_begun: bool,
     /// A coroutine's: it runs Python code itself, where a plain call leaves that to its raw entry.
     is_awaited: bool,
 }
@@ -433,15 +440,15 @@ enum Progress {
 
 impl Sending {
     /// # Safety
-    /// Attached; `channel` is one, and alive, as is `value`.
+    /// Attached; `subject` is a channel or an end of one, and alive, as is `value`.
     unsafe fn one(
-        channel: *mut ffi::PyObject,
+        subject: *mut ffi::PyObject,
         value: *mut ffi::PyObject,
         is_awaited: bool,
     ) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut sending = Self::many(channel, Source::Nothing, is_awaited);
+            let mut sending = Self::many(subject, Source::Nothing, is_awaited);
             sending.values.push_back(Object::new(value));
             sending.is_many = false;
             sending
@@ -449,11 +456,11 @@ impl Sending {
     }
 
     /// # Safety
-    /// Attached; `channel` is one, and alive.
-    unsafe fn many(channel: *mut ffi::PyObject, source: Source, is_awaited: bool) -> Self {
+    /// Attached; `subject` is a channel or an end of one, and alive.
+    unsafe fn many(subject: *mut ffi::PyObject, source: Source, is_awaited: bool) -> Self {
         Self {
             // SAFETY: the caller's promise.
-            channel: unsafe { Object::new(channel) },
+            subject: unsafe { Object::new(subject) },
             source,
             values: VecDeque::new(),
             ticket: Ticket::default(),
@@ -461,14 +468,15 @@ impl Sending {
             dropped: Vec::new(),
             is_full: false,
             is_many: true,
+            has_begun: false,
             is_awaited,
         }
     }
 
     /// Not tied to the borrow of `self`, which outlives each use.
     fn core<'a>(&self) -> &'a Channel<Object, Mode> {
-        // SAFETY: a channel, which this keeps alive.
-        unsafe { ChannelObject::from_object(self.channel.as_ptr()) }.core()
+        // SAFETY: a channel or an end of one, which this keeps alive.
+        unsafe { ends::channel_of(self.subject.as_ptr()) }.core()
     }
 
     /// Sends what can be sent without a wait, and begins one if there is a waiter.
@@ -478,6 +486,12 @@ impl Sending {
             this.leave(false);
             Err(closed(py))
         };
+        // SAFETY: alive, this holds it.
+        if !self.has_begun && unsafe { ends::is_closed_end(self.subject.as_ptr()) } {
+            // SAFETY: as above.
+            return Err(unsafe { ends::raise_closed(py, self.subject.as_ptr()) });
+        }
+        self.has_begun = true;
         loop {
             if self.values.is_empty() {
                 self.source.read(&mut self.values)?;
@@ -567,12 +581,9 @@ impl Sending {
     }
 
     fn tell(&self, py: Python<'_>) {
-        let channel = self.channel.as_ptr();
-        // SAFETY: a channel, which this keeps alive. In a coroutine's step, or an event loop's, which do not park.
-        unsafe {
-            if self.is_awaited && ChannelObject::from_object(channel).is_special() {
-                pressure::tell(py, channel);
-            }
+        if self.is_awaited {
+            // SAFETY: alive, this holds it. In a coroutine's step, or an event loop's, which do not park.
+            unsafe { pressure::tell_if_special(py, self.subject.as_ptr()) };
         }
     }
 
@@ -635,7 +646,7 @@ impl Pending for Sending {
     }
 
     fn subject(&self) -> *mut ffi::PyObject {
-        self.channel.as_ptr()
+        self.subject.as_ptr()
     }
 
     fn try_now(&mut self, py: Python<'_>) -> Result<Option<*mut ffi::PyObject>, Raised> {
@@ -696,7 +707,7 @@ impl Pending for Sending {
     }
 
     fn traverse(&self, visit: &mut dyn FnMut(*mut ffi::PyObject)) {
-        visit(self.channel.as_ptr());
+        visit(self.subject.as_ptr());
         for object in self
             .source
             .object()

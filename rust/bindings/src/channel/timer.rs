@@ -13,7 +13,7 @@ use pyo3::{
     sync::PyOnceLock,
 };
 
-use super::{ChannelObject, entries::closed, receiving::list_of};
+use super::{ChannelObject, ends, entries::closed, receiving::list_of};
 use crate::{
     convert,
     error::{Failure, Raised, raise},
@@ -138,7 +138,7 @@ pub enum Form {
 
 impl ReceiveTick {
     /// # Safety
-    /// Attached; `channel` is alive, a timer.
+    /// Attached; `channel` is alive, a timer or an end of one.
     pub unsafe fn boxed(channel: *mut ffi::PyObject, form: Form) -> Box<dyn Pending> {
         Box::new(Self {
             // SAFETY: the caller's promise.
@@ -149,8 +149,8 @@ impl ReceiveTick {
     }
 
     fn core(&self) -> &Channel<Object, crate::mode::Mode> {
-        // SAFETY: a channel, alive as long as the reference.
-        unsafe { ChannelObject::from_object(self.channel.as_ptr()) }.core()
+        // SAFETY: a channel or an end of one, alive as long as the reference.
+        unsafe { ends::channel_of(self.channel.as_ptr()) }.core()
     }
 
     fn closed(&self, py: Python<'_>) -> Raised {
@@ -171,7 +171,7 @@ impl ReceiveTick {
     fn forget_entry(&mut self) {
         if let Some(entry) = self.entry.take() {
             // SAFETY: it was left by this channel, and its wait is over.
-            unsafe { self.core().abandon_recv(&entry) };
+            drop(unsafe { self.core().abandon_recv(&entry) });
         }
     }
 }

@@ -22,9 +22,11 @@ use pyo3::{
     prelude::*,
 };
 
-use super::{Operation, Room, State, Step, What};
+use super::{Operation, Room, State, Step, Then, What};
 use crate::{
-    error::{Raised, raise},
+    convert::parse,
+    error::{Raised, put_aside, raise},
+    hot::Definition,
     object::Object,
 };
 
@@ -123,6 +125,7 @@ pub fn load(py: Python<'_>) -> PyResult<()> {
             next as *mut c_void,
         ));
         (*class).tp_as_async = slots;
+        (*class).tp_methods = METHODS[0].get();
         if ffi::PyType_Ready(class) < 0 {
             return Err(PyErr::fetch(py));
         }
@@ -195,10 +198,122 @@ unsafe fn step(object: *mut ffi::PyObject, argument: *mut ffi::PyObject) -> Resu
         if stepped.is_err() && ffi::PyErr_ExceptionMatches(ffi::PyExc_StopIteration) != 0 {
             return Err(refuse_stop_iteration(py));
         }
-        if matches!(this.state, State::Delegated(_)) && ffi::PyObject_GC_IsTracked(object) == 0 {
+        end_step(object);
+        stepped
+    }
+}
+
+/// Has the collector look at an operation that waits in an event loop, and lets go of the channel or the end of one that is
+/// over: now, not with the object, which may be left to the thread that made it (see `object::disown`).
+///
+/// # Safety
+/// Attached; `object` is an operation.
+unsafe fn end_step(object: *mut ffi::PyObject) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let this = operation(object);
+        let in_loop = matches!(this.state, State::InLoop(_) | State::Delegated(..));
+        if in_loop && ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());
         }
-        stepped
+        if matches!(this.state, State::Over)
+            && matches!(this.what, What::Send(_) | What::Recv { .. })
+        {
+            ffi::Py_CLEAR(&raw mut this.subject);
+        }
+    }
+}
+
+// What the abstract class `Coroutine` has: a loop makes tasks of such objects.
+static METHODS: [Definition; 4] = [
+    Definition::one_arg(
+        c"send",
+        send_method,
+        c"send($self, value, /)\n--\n\nStep it.",
+    ),
+    Definition::fast(
+        c"throw",
+        throw_method,
+        c"throw($self, error, /)\n--\n\nRaise an exception where it waits.",
+    ),
+    Definition::no_args(
+        c"close",
+        close_method,
+        c"close($self, /)\n--\n\nGive it up.",
+    ),
+    Definition::end(),
+];
+
+/// The result of a step that is called as a method: every end is an exception.
+///
+/// # Safety
+/// Attached.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it gives the references away"
+)]
+unsafe fn as_method(stepped: Result<Step, Raised>) -> *mut ffi::PyObject {
+    match stepped {
+        Ok(Step::GiveUp(value)) => value,
+        Ok(Step::Return(value)) => {
+            // SAFETY: attached; the reference is given away.
+            unsafe {
+                if value == ffi::Py_None() {
+                    ffi::Py_DECREF(value);
+                    ffi::PyErr_SetNone(ffi::PyExc_StopIteration);
+                } else {
+                    stop_with(value);
+                }
+            }
+            ptr::null_mut()
+        }
+        Err(Raised) => ptr::null_mut(),
+    }
+}
+
+unsafe extern "C-unwind" fn send_method(
+    object: *mut ffi::PyObject,
+    argument: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython on an operation, attached.
+    unsafe { as_method(step(object, argument)) }
+}
+
+/// `throw(error)`, or the older `throw(class, error=None, traceback=None)`.
+unsafe extern "C-unwind" fn throw_method(
+    object: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython on an operation, attached, with the arguments of a vectorcall.
+    unsafe {
+        let py = Python::assume_attached();
+        let names = ["error", "value", "traceback"];
+        let Ok([class, value, _]) = parse(py, "throw", names, 1, arguments, count, keywords) else {
+            return ptr::null_mut();
+        };
+        let thrown = if value.is_null() || value == ffi::Py_None() {
+            class
+        } else {
+            value
+        };
+        // `from_value` makes an instance of a class, and a `TypeError` of what is no exception.
+        let error = PyErr::from_value(Bound::from_borrowed_ptr(py, thrown));
+        let stepped = operation(object).throw(py, error);
+        end_step(object);
+        as_method(stepped)
+    }
+}
+
+unsafe extern "C-unwind" fn close_method(
+    object: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython on an operation, attached.
+    unsafe {
+        operation(object).abandon();
+        ffi::Py_NewRef(ffi::Py_None())
     }
 }
 
@@ -342,10 +457,6 @@ unsafe extern "C" fn traverse(
     // SAFETY: called by the collector on an operation, with the world stopped.
     unsafe {
         let this = operation(object);
-        let delegate = match &this.state {
-            State::Delegated(iterator) => iterator.as_ptr(),
-            _ => ptr::null_mut(),
-        };
         let value = match &this.what {
             What::Send(Some(value)) => value.as_ptr(),
             _ => ptr::null_mut(),
@@ -356,8 +467,18 @@ unsafe extern "C" fn traverse(
                 stop = visit(pointer, argument);
             }
         };
-        for pointer in [this.subject, delegate, value] {
+        for pointer in [this.subject, value] {
             show(pointer);
+        }
+        match &this.state {
+            State::InLoop(wait) => wait.traverse(&mut show),
+            State::Delegated(iterator, then) => {
+                show(iterator.as_ptr());
+                if let Then::Give(value) = then {
+                    show(value.as_ptr());
+                }
+            }
+            _ => {}
         }
         if let What::Pending(pending) = &this.what {
             pending.traverse(&mut show);
@@ -384,7 +505,10 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         let this = operation(object);
         // A call that was made goes on although its wait is over.
         if !matches!(this.state, State::Over) || matches!(this.what, What::Call) {
+            let py = Python::assume_attached();
+            let aside = put_aside(py);
             this.abandon();
+            aside.restore(py);
         }
         // What has a destructor: the rest of it is in `state`, which is over.
         ptr::drop_in_place(&raw mut this.what);

@@ -4,6 +4,9 @@
 //! gives a marker up to the task, which then parks by returning. Whoever claims the waiter queues the task,
 //! and the next step finishes the operation.
 //!
+//! In a coroutine of an event loop it waits as [`event_loop`] says. There it may be thrown an exception, or be
+//! closed, at any moment: it has what a coroutine has, so that a loop can also make a task of it.
+//!
 //! [`class`] has what CPython sees of it.
 
 mod class;
@@ -29,16 +32,16 @@ use pyo3::{
     exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError},
     ffi::{self, PySendResult},
     prelude::*,
-    sync::PyOnceLock,
 };
 
 use crate::{
     blocking,
     boundary::{raise_interrupt, running_task},
-    channel::ChannelObject,
+    channel::{ChannelObject, ends},
     convert::Patience,
     debug,
     error::{Failure, Raised, raise},
+    event_loop::{self, LoopWait, Stepped},
     interpreter,
     interrupt::earlier,
     object::Object,
@@ -82,9 +85,21 @@ enum State {
     Waiting(Wait),
     /// Its task gave up its turn, and is queued again by its own step.
     Yielded,
-    /// An asyncio coroutine awaits it, by way of this iterator of a future.
-    Delegated(Object),
+    /// A coroutine of an event loop waits in it. In a box, because a million of tasks may each be parked in one of these.
+    InLoop(Box<LoopWait>),
+    /// A coroutine of an event loop steps through this, which is the loop's own.
+    Delegated(Object, Then),
     Over,
+}
+
+/// What comes after an iterator of the loop's own.
+enum Then {
+    /// A sleep is over.
+    Return,
+    /// trio has seen the call's first checkpoint.
+    Start,
+    /// trio has seen the checkpoint of a call that did not wait; this is its result.
+    Give(Object),
 }
 
 struct Wait {
@@ -191,7 +206,7 @@ pub unsafe fn new_call(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
     unsafe { new(What::Call, call, Patience::Forever) }
 }
 
-/// `channel.asend(value)`.
+/// `channel.asend(value)`, or that of a sender.
 ///
 /// # Safety
 /// Attached; both are alive.
@@ -204,7 +219,7 @@ pub unsafe fn new_send(
     unsafe { new(What::Send(Some(Object::new(value))), channel, patience) }
 }
 
-/// `channel.arecv()`.
+/// `channel.arecv()`, or that of a receiver.
 ///
 /// # Safety
 /// Attached; the channel is alive.
@@ -364,8 +379,11 @@ impl Operation {
                 }
             }
             State::Yielded => Ok(Step::Return(py.None().into_ptr())),
-            // SAFETY: as for this function.
-            State::Delegated(iterator) => unsafe { self.delegate(py, iterator, argument) },
+            State::InLoop(wait) => {
+                let stepped = wait.step(py, argument)?;
+                Ok(self.in_loop(stepped))
+            }
+            State::Delegated(iterator, then) => self.delegate(py, iterator, then, argument),
             State::Over => Err(raise(
                 py,
                 PyRuntimeError::new_err("an operation can be awaited once"),
@@ -376,20 +394,21 @@ impl Operation {
     /// # Safety
     /// As for [`step`](Self::step).
     unsafe fn start(&mut self, py: Python<'_>) -> Result<Step, Raised> {
+        if self.end_is_closed() {
+            return Err(self.closed(py));
+        }
         let running = running_task().filter(|(_, task, _)| {
             // SAFETY: it runs on this stack, so it is alive.
             unsafe { task.as_ref() }.kind() == Kind::Coroutine
         });
         let may_wait = self.patience != Patience::None || matches!(self.what, What::Yield);
         let (Some((_, task, _)), true) = (running, may_wait) else {
-            if let Some(value) = self.try_now(py)? {
-                return Ok(Step::Return(value));
-            }
-            if !may_wait {
-                return Err(self.timed_out(py));
+            let in_trio = event_loop::is_in_trio(py).map_err(|error| raise(py, error))?;
+            if in_trio && !matches!(self.what, What::Sleep | What::Yield) {
+                return self.checkpoint(py, Then::Start);
             }
             // SAFETY: as for this function.
-            return unsafe { self.start_foreign(py) };
+            return unsafe { self.start_foreign(py, false) };
         };
         self.task = task.as_ptr();
         // SAFETY: it runs on this stack.
@@ -448,8 +467,15 @@ impl Operation {
 
     /// The channel of a send or a receive. Not tied to the borrow of `self`: the object outlives each step.
     fn channel<'a>(&self) -> &'a ChannelObject {
-        // SAFETY: a send or a receive has a channel, which it keeps alive.
-        unsafe { ChannelObject::from_object(self.subject) }
+        // SAFETY: a send or a receive has a channel, or an end of one, which it keeps alive.
+        unsafe { ends::channel_of(self.subject) }
+    }
+
+    /// Whether it was made by an end of a channel that is closed.
+    fn end_is_closed(&self) -> bool {
+        // SAFETY: alive, the operation holds it.
+        matches!(self.what, What::Send(_) | What::Recv { .. })
+            && unsafe { ends::is_closed_end(self.subject) }
     }
 
     /// The entry of a send or a receive that waits, as above.
@@ -481,8 +507,8 @@ impl Operation {
         let subject = self.subject;
         match &mut self.what {
             What::Send(value) => {
-                // SAFETY: a send has a channel, which it keeps alive.
-                let channel = unsafe { ChannelObject::from_object(subject) };
+                // SAFETY: a send has a channel, or an end of one, which it keeps alive.
+                let channel = unsafe { ends::channel_of(subject) };
                 let Some(sent) = value.take() else {
                     return Ok(Some(none()));
                 };
@@ -538,8 +564,8 @@ impl Operation {
                 let Some(sent) = value.take() else {
                     return none();
                 };
-                // SAFETY: a send has a channel, which it keeps alive.
-                let channel = unsafe { ChannelObject::from_object(subject) };
+                // SAFETY: a send has a channel, or an end of one, which it keeps alive.
+                let channel = unsafe { ends::channel_of(subject) };
                 match channel.core().begin_send(sent, place) {
                     BeginSend::Done => none(),
                     BeginSend::Closed(_) => Err(self.closed(py)),
@@ -657,7 +683,8 @@ impl Operation {
         if matches!(self.what, What::Recv { iterates: true }) {
             return raise(py, PyStopAsyncIteration::new_err(()));
         }
-        Failure::Closed.raise(py, "the channel is closed")
+        // SAFETY: alive, the operation holds it.
+        unsafe { ends::raise_closed(py, self.subject) }
     }
 
     fn interrupted(&self, py: Python<'_>) -> Raised {
@@ -699,71 +726,148 @@ impl Operation {
 
     /// # Safety
     /// As for [`step`](Self::step).
-    unsafe fn start_foreign(&mut self, py: Python<'_>) -> Result<Step, Raised> {
-        static AWAIT_IN_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let in_loop = || -> PyResult<Object> {
-            let function = AWAIT_IN_LOOP.get_or_try_init(py, || {
-                PyResult::Ok(py.import("penstock._loops")?.getattr("wait")?.unbind())
-            })?;
-            let (task, seconds) = match self.what {
-                What::Join(_) | What::Call => {
-                    // SAFETY: alive, the operation holds it.
-                    let joined = unsafe { Bound::from_borrowed_ptr(py, self.subject) };
-                    (joined, None)
-                }
-                What::Sleep | What::Yield => (py.None().into_bound(py), Some(0.0)),
-                What::Send(_) | What::Recv { .. } | What::Pending(_) => {
-                    return Err(PyRuntimeError::new_err(format!(
-                        "{} can be awaited in an async penstock task: start it with go(fn)",
-                        self.what.call()
-                    )));
-                }
-            };
+    unsafe fn start_foreign(&mut self, py: Python<'_>, in_trio: bool) -> Result<Step, Raised> {
+        let give = |this: &mut Self, value: *mut ffi::PyObject| {
+            if in_trio {
+                // SAFETY: a strong reference.
+                this.checkpoint(py, Then::Give(unsafe { Object::steal(value) }))
+            } else {
+                Ok(Step::Return(value))
+            }
+        };
+        if let Some(value) = self.try_now(py)? {
+            return give(self, value);
+        }
+        let failed = |error| raise(py, error);
+        if matches!(self.what, What::Sleep | What::Yield) {
             let left = self.patience.deadline().map(|deadline| {
                 deadline
                     .saturating_duration_since(Instant::now())
                     .as_secs_f64()
             });
-            let iterator = function.bind(py).call1((task, left.or(seconds)))?;
-            // SAFETY: a strong reference, given away.
-            Ok(unsafe { Object::steal(iterator.into_ptr()) })
-        };
-        let iterator = in_loop().map_err(|error| raise(py, error))?;
+            let never = matches!(self.patience, Patience::Forever).then_some(f64::INFINITY);
+            let seconds = left.or(never).unwrap_or(0.0);
+            let iterator = event_loop::sleep(py, seconds).map_err(failed)?;
+            // SAFETY: a strong reference, given away; attached.
+            return unsafe {
+                let iterator = Object::steal(iterator.into_ptr());
+                self.delegate(py, iterator, Then::Return, ffi::Py_None())
+            };
+        }
+        if self.patience == Patience::None {
+            return Err(self.timed_out(py));
+        }
+        let home = event_loop::here(py).map_err(failed)?;
         if matches!(self.what, What::Call) {
             // SAFETY: as in `start`.
             unsafe { blocking::submit(py, self.subject)? };
         }
-        // SAFETY: as for this function.
-        unsafe { self.delegate(py, iterator, ffi::Py_None()) }
+        let is_shown = matches!(self.what, What::Send(_) | What::Recv { .. });
+        let pending = self.take_pending();
+        match LoopWait::begin(py, &home, pending, self.patience, is_shown)? {
+            Stepped::Done(value) => give(self, value),
+            stepped @ Stepped::GaveUp(..) => Ok(self.in_loop(stepped)),
+        }
     }
 
-    /// # Safety
-    /// As for [`step`](Self::step).
-    unsafe fn delegate(
+    /// The call in the form that a wait in a loop takes. What is left here waits for nothing.
+    fn take_pending(&mut self) -> Box<dyn Pending> {
+        let what = std::mem::replace(&mut self.what, What::Yield);
+        let subject = || {
+            // SAFETY: alive, the operation holds it; attached.
+            unsafe { Object::new(self.subject) }
+        };
+        match what {
+            What::Send(value) => Box::new(event_loop::Send::new(subject(), value)),
+            What::Recv { iterates } => Box::new(event_loop::Recv::new(subject(), iterates)),
+            What::Join(take) => Box::new(event_loop::Join::new(subject(), take, false)),
+            What::Call => Box::new(event_loop::Join::new(subject(), Take::Result, true)),
+            What::Pending(pending) => pending,
+            What::Sleep | What::Yield => unreachable!("the loop's own sleep is awaited"),
+        }
+    }
+
+    fn in_loop(&mut self, stepped: Stepped) -> Step {
+        match stepped {
+            Stepped::GaveUp(result, wait) => {
+                self.state = State::InLoop(Box::new(wait));
+                Step::GiveUp(result)
+            }
+            Stepped::Done(value) => Step::Return(value),
+        }
+    }
+
+    /// Steps through a checkpoint of trio's.
+    fn checkpoint(&mut self, py: Python<'_>, then: Then) -> Result<Step, Raised> {
+        let done = matches!(then, Then::Give(_));
+        let iterator = event_loop::checkpoint(py, done).map_err(|error| raise(py, error))?;
+        // SAFETY: a strong reference, given away; attached.
+        unsafe {
+            let iterator = Object::steal(iterator.into_ptr());
+            self.delegate(py, iterator, then, ffi::Py_None())
+        }
+    }
+
+    fn delegate(
         &mut self,
         py: Python<'_>,
         iterator: Object,
+        then: Then,
         argument: *mut ffi::PyObject,
     ) -> Result<Step, Raised> {
         let mut result = ptr::null_mut();
         // SAFETY: both are alive.
-        match unsafe { unwind::PyIter_Send(iterator.as_ptr(), argument, &raw mut result) } {
+        let sent = unsafe { unwind::PyIter_Send(iterator.as_ptr(), argument, &raw mut result) };
+        self.delegated(py, iterator, then, (sent, result))
+    }
+
+    fn delegated(
+        &mut self,
+        py: Python<'_>,
+        iterator: Object,
+        then: Then,
+        (sent, result): (PySendResult, *mut ffi::PyObject),
+    ) -> Result<Step, Raised> {
+        match sent {
             PySendResult::PYGEN_NEXT => {
-                self.state = State::Delegated(iterator);
+                self.state = State::Delegated(iterator, then);
                 Ok(Step::GiveUp(result))
             }
             PySendResult::PYGEN_RETURN => {
                 // SAFETY: a strong reference.
                 drop(unsafe { Object::steal(result) });
-                match self.what {
-                    What::Join(_) | What::Call => match self.try_now(py)? {
-                        Some(value) => Ok(Step::Return(value)),
-                        None => Err(self.timed_out(py)),
-                    },
-                    _ => Ok(Step::Return(py.None().into_ptr())),
+                match then {
+                    Then::Return => Ok(Step::Return(py.None().into_ptr())),
+                    // SAFETY: attached, in the step of whoever awaits it.
+                    Then::Start => unsafe { self.start_foreign(py, true) },
+                    Then::Give(value) => Ok(Step::Return(value.into_ptr())),
                 }
             }
             PySendResult::PYGEN_ERROR => Err(Raised),
+        }
+    }
+
+    /// Whoever awaits it throws an exception in. What the loop's own iterators make of it counts; anywhere else it ends the
+    /// operation.
+    ///
+    /// # Safety
+    /// As for [`step`](Self::step).
+    #[cold]
+    unsafe fn throw(&mut self, py: Python<'_>, error: PyErr) -> Result<Step, Raised> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::InLoop(wait) => {
+                let stepped = wait.throw(py, error)?;
+                Ok(self.in_loop(stepped))
+            }
+            State::Delegated(iterator, then) => {
+                let thrown = event_loop::throw_into(py, &iterator, error);
+                self.delegated(py, iterator, then, thrown)
+            }
+            state => {
+                self.state = state;
+                self.abandon();
+                Err(raise(py, error))
+            }
         }
     }
 
@@ -774,7 +878,11 @@ impl Operation {
             // SAFETY: alive, the operation holds it.
             unsafe { blocking::abandon(self.subject) };
         }
-        if let State::Waiting(wait) = std::mem::replace(&mut self.state, State::Over) {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        if let State::InLoop(wait) = state {
+            // SAFETY: who drops an operation is attached.
+            wait.abandon(unsafe { Python::assume_attached() });
+        } else if let State::Waiting(wait) = state {
             // SAFETY: the task outlives this, see `TaskObject::finish`.
             let waiter = unsafe { (*self.task).core().waiter() };
             if !waiter.disarm(wait.epoch, Outcome::Interrupted) {
@@ -787,7 +895,7 @@ impl Operation {
             match wait.entry {
                 LeftEntry::Value if matches!(self.what, What::Recv { .. }) => {
                     // SAFETY: the wait has ended, or was taken back.
-                    drop(unsafe { self.channel().core().finish_recv(self.entry()) });
+                    drop(unsafe { self.channel().core().abandon_recv(self.entry()) });
                 }
                 LeftEntry::Value => {
                     // SAFETY: the wait has ended, or was taken back.

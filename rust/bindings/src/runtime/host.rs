@@ -19,7 +19,7 @@ use super::{
     life::{Life, is_over},
     settings,
 };
-use crate::{boundary, fiber, hot::Definition, stall, task, unwind};
+use crate::{boundary, fiber, hot::Definition, stall, task, tasks, tracer, unwind};
 
 pub static HOST: Host = Host {
     switch: fiber::switch,
@@ -27,9 +27,10 @@ pub static HOST: Host = Host {
     idle,
     start_machine,
     on_stall: stall::report,
+    show_tasks: tasks::show,
 };
 
-/// How many threads there may be to run tasks, in all runtimes together. Written when one starts.
+/// How many threads there may be, in all runtimes together and for blocking calls. Written when a runtime starts.
 static MAX_THREADS: AtomicUsize = AtomicUsize::new(settings::MAX_THREADS);
 /// How many there are.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -41,6 +42,7 @@ static START_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 pub fn prepare(py: Python<'_>) -> PyResult<()> {
     MAX_THREADS.store(settings::max_threads()?, Ordering::Relaxed); // Ordering: Relaxed, a number of its own.
     stall::load(py)?;
+    tracer::load(py)?;
     START_THREAD.get_or_try_init(py, || {
         PyResult::Ok(py.import("penstock._threads")?.getattr("start")?.unbind())
     })?;
@@ -66,20 +68,29 @@ unsafe fn idle(machine: &'static Machine, deadline: Option<Instant>) {
     }
 }
 
-/// The host's `start_machine`. The scheduler calls it on attached threads only; one may be ended in it.
-fn start_machine(machine: &'static Machine) -> bool {
+/// Counts a thread that is about to be started. `false`: there are as many as there may be.
+pub fn count_thread() -> bool {
     // Ordering: Relaxed throughout, a count and its bound.
     let most = MAX_THREADS.load(Ordering::Relaxed);
     let one_more = |threads| (threads < most).then_some(threads + 1);
-    if THREADS
+    THREADS
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-        .is_err()
-    {
+        .is_ok()
+}
+
+/// A thread that was counted has ended, or was not started.
+pub fn thread_ended() {
+    THREADS.fetch_sub(1, Ordering::Relaxed); // Ordering: Relaxed, a count.
+}
+
+/// The host's `start_machine`. The scheduler calls it on attached threads only; one may be ended in it.
+fn start_machine(machine: &'static Machine) -> bool {
+    if !count_thread() {
         return false; // what is queued waits for a thread that there is
     }
     let started = start_counted(machine);
     if !started {
-        THREADS.fetch_sub(1, Ordering::Relaxed);
+        thread_ended();
     }
     started
 }
@@ -170,7 +181,7 @@ unsafe extern "C-unwind" fn machine_main(
         let machine = &*ffi::PyLong_AsVoidPtr(machine).cast::<Machine>();
         prewarm(machine);
         if fiber::run_machine(machine) {
-            THREADS.fetch_sub(1, Ordering::Relaxed); // Ordering: Relaxed, a count.
+            thread_ended();
         }
         ffi::Py_NewRef(ffi::Py_None())
     }

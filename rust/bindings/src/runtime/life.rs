@@ -6,17 +6,24 @@
 //! ```
 //!
 //! A life is leaked like its scheduler: threads and tasks refer to both as long as they like.
+//!
+//! In a forked child the schedulers are those of threads that are not there, and any lock may be held by one of them for
+//! ever. So what a child needs is read without a lock: a scheduler of the parent's counts as none, a lock of the
+//! parent's is left behind with what it guards ([`ForkedMutex`]), and what was shut down stays so.
 
 use std::{
     ffi::CString,
     ptr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicPtr, Ordering},
+        MutexGuard,
+        atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
     },
 };
 
-use penstock_core::scheduler::{Config, Machine, Scheduler};
+use penstock_core::{
+    scheduler::{Config, Machine, Scheduler},
+    wait::ForkedMutex,
+};
 use pyo3::{
     exceptions::{PyRuntimeError, PyRuntimeWarning},
     prelude::*,
@@ -34,30 +41,32 @@ use crate::{
 };
 
 /// The default runtime.
-pub static DEFAULT: Life = Life::new(Settings::DEFAULT, None);
+pub static DEFAULT: Life = Life::new(&settings::DEFAULT, None);
 /// The interpreter is about to exit.
 static OVER: AtomicBool = AtomicBool::new(false);
-/// Those that have started.
-static LIVES: Mutex<Vec<&'static Life>> = Mutex::new(Vec::new());
+/// Those that have started in this process.
+static LIVES: ForkedMutex<Vec<&'static Life>> = ForkedMutex::new();
 
 pub struct Life {
     /// `None` is the default runtime.
     name: Option<String>,
-    /// Null before the start. Written under `state`, and in a forked child.
+    /// Null before the start; one of the parent's in a forked child. Written under `state`.
     scheduler: AtomicPtr<Scheduler>,
+    /// What it starts with, leaked. Written under `state`.
+    settings: AtomicPtr<Settings>,
+    /// How many run at once, as somebody has set it since; 0 for what the settings say. Written under `state`.
+    workers_set: AtomicUsize,
+    /// Written under `state`.
+    closed: AtomicBool,
     /// Locked for a few lines, in which no Python code runs.
-    state: Mutex<State>,
+    state: ForkedMutex<State>,
 }
 
+/// What a forked child has no use for.
+#[derive(Default)]
 struct State {
-    settings: Settings,
-    closed: bool,
     /// The task that ends when all others have. `None` where none was there when it was closed.
     last: Option<Object>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub fn is_over() -> bool {
@@ -71,7 +80,7 @@ pub fn quiescence() -> Option<u64> {
     if !blocking::rests() {
         return None;
     }
-    let lives = lock(&LIVES);
+    let lives = LIVES.lock();
     let mut schedulers = lives.iter().filter_map(|life| life.running());
     schedulers.try_fold(0, |sum: u64, scheduler| {
         Some(sum.wrapping_add(scheduler.quiescence()?))
@@ -80,7 +89,7 @@ pub fn quiescence() -> Option<u64> {
 
 /// The machines of all runtimes.
 pub fn machines() -> Vec<&'static Machine> {
-    let lives = lock(&LIVES);
+    let lives = LIVES.lock();
     let schedulers = lives.iter().filter_map(|life| life.running());
     schedulers.flat_map(Scheduler::machines).collect()
 }
@@ -90,16 +99,30 @@ pub fn over() -> PyErr {
 }
 
 impl Life {
-    pub const fn new(settings: Settings, name: Option<String>) -> Self {
+    pub const fn new(settings: &'static Settings, name: Option<String>) -> Self {
         Self {
             name,
             scheduler: AtomicPtr::new(ptr::null_mut()),
-            state: Mutex::new(State {
-                settings,
-                closed: false,
-                last: None,
-            }),
+            settings: AtomicPtr::new(ptr::from_ref(settings).cast_mut()),
+            workers_set: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            state: ForkedMutex::new(),
         }
+    }
+
+    fn settings(&self) -> &'static Settings {
+        // Ordering: Acquire pairs with the Release in `configure`.
+        // SAFETY: never null, and leaked.
+        unsafe { &*self.settings.load(Ordering::Acquire) }
+    }
+
+    fn is_closed(&self, _: &MutexGuard<'_, State>) -> bool {
+        self.closed.load(Ordering::Relaxed) // Ordering: Relaxed, under the lock.
+    }
+
+    /// `false`: it was before.
+    fn set_closed(&self, _: &MutexGuard<'_, State>) -> bool {
+        !self.closed.swap(true, Ordering::Relaxed) // Ordering: Relaxed, as above.
     }
 
     pub fn name(&self) -> &str {
@@ -108,7 +131,7 @@ impl Life {
 
     /// Whose thread a machine's is. `None` in a forked child.
     pub fn of(machine: &Machine) -> Option<&'static Life> {
-        let lives = lock(&LIVES);
+        let lives = LIVES.lock();
         let mut lives = lives.iter().copied();
         lives.find(|life| {
             let scheduler = life.running();
@@ -127,7 +150,8 @@ impl Life {
     pub fn running(&self) -> Option<&'static Scheduler> {
         // Ordering: Acquire pairs with the Release in `start`.
         // SAFETY: null or leaked.
-        unsafe { self.scheduler.load(Ordering::Acquire).as_ref() }
+        let scheduler = unsafe { self.scheduler.load(Ordering::Acquire).as_ref() };
+        scheduler.filter(|scheduler| scheduler.is_here())
     }
 
     /// The scheduler, started if need be.
@@ -145,7 +169,7 @@ impl Life {
         if is_over() {
             return Err(over());
         }
-        if lock(&self.state).closed {
+        if self.is_closed(&self.state.lock()) {
             return Err(self.refusal());
         }
         Ok(scheduler)
@@ -167,21 +191,21 @@ impl Life {
         let mut tested = false;
         // The self-test runs Python code, so it comes before the lock; it comes again if `configure()` came meanwhile.
         let state = loop {
-            let state = lock(&self.state);
-            if state.closed {
+            let state = self.state.lock();
+            if self.is_closed(&state) {
                 return Err(self.refusal());
             }
             if let Some(scheduler) = self.running() {
                 return Ok(scheduler);
             }
-            if tested || state.settings.parking == Parking::Thread {
+            if tested || self.settings().parking == Parking::Thread {
                 break state;
             }
             drop(state);
             obstacle = fiber_obstacle(py)?;
             tested = true;
         };
-        let settings = state.settings.clone();
+        let settings = self.settings();
         if settings.parking == Parking::Fiber
             && let Some(obstacle) = obstacle
         {
@@ -189,17 +213,19 @@ impl Life {
                 "parking=\"fiber\" was asked for, and fibers do not work here: {obstacle}"
             )));
         }
+        let workers = self.workers_asked()?;
         let exclusive = cfg!(not(Py_GIL_DISABLED));
         let scheduler = Scheduler::new(Config {
             host: &host::HOST,
-            workers: settings.workers()?,
+            workers: workers.unwrap_or_else(settings::budget),
+            budget: workers.is_none().then_some(settings::budget),
             fibers: settings.parking != Parking::Thread && obstacle.is_none(),
             exclusive,
             stall_after,
             trace: debug::trace(),
-            layout: settings::layout(&settings, exclusive)?,
+            layout: settings::layout(settings, exclusive)?,
         });
-        let mut lives = lock(&LIVES);
+        let mut lives = LIVES.lock();
         lives.retain(|life| !life.has_ended());
         lives.push(self); // before others can use the scheduler: for its threads they look here
         drop(lives);
@@ -218,24 +244,36 @@ impl Life {
 
     /// Sets it up anew; `false`: it has started, or was shut down.
     pub fn configure(&self, settings: Settings) -> bool {
-        let mut state = lock(&self.state);
-        let may = self.running().is_none() && !state.closed;
+        let state = self.state.lock();
+        let may = self.running().is_none() && !self.is_closed(&state);
         if may {
-            state.settings = settings;
+            let settings = Box::into_raw(Box::new(settings));
+            // Ordering: Release publishes them to the Acquire in `settings`. The old ones are leaked: somebody may read them.
+            self.settings.store(settings, Ordering::Release);
+            self.workers_set.store(0, Ordering::Relaxed); // Ordering: Relaxed, a number of its own.
         }
         may
     }
 
     /// How many tasks the memory is set aside for.
     pub fn prewarm_tasks(&self) -> usize {
-        lock(&self.state).settings.prewarm_tasks
+        self.settings().prewarm_tasks
     }
 
     /// How many run at once, or will.
     pub fn workers(&self) -> PyResult<usize> {
         match self.running() {
             Some(scheduler) => Ok(scheduler.workers()),
-            None => lock(&self.state).settings.workers(),
+            None => Ok(self.workers_asked()?.unwrap_or_else(settings::budget)),
+        }
+    }
+
+    /// How many somebody has asked for; `None`: as many as the machine has for it.
+    fn workers_asked(&self) -> PyResult<Option<usize>> {
+        // Ordering: Relaxed, a number of its own.
+        match self.workers_set.load(Ordering::Relaxed) {
+            0 => self.settings().workers(),
+            set => Ok(Some(set)),
         }
     }
 
@@ -243,11 +281,11 @@ impl Life {
         if is_over() {
             return Err(over());
         }
-        let mut state = lock(&self.state);
-        if state.closed {
+        let state = self.state.lock();
+        if self.is_closed(&state) {
             return Err(self.refusal());
         }
-        state.settings.workers = Some(workers);
+        self.workers_set.store(workers, Ordering::Relaxed); // Ordering: Relaxed, as above.
         drop(state);
         if let Some(scheduler) = self.running() {
             scheduler.set_workers(workers);
@@ -260,19 +298,19 @@ impl Life {
         loop {
             // Made before the lock: it may run a collection, which runs Python code.
             let last = match self.running() {
-                Some(scheduler) => Some(task::new_last(py, scheduler)?),
+                Some(scheduler) => Some(task::new_idle(py, scheduler)?),
                 None => None,
             };
-            let mut state = lock(&self.state);
-            if !state.closed {
+            let mut state = self.state.lock();
+            if !self.is_closed(&state) {
                 let Some(scheduler) = self.running() else {
-                    state.closed = true;
+                    self.set_closed(&state);
                     return Ok(None);
                 };
                 let Some(last) = last else {
                     continue; // it started meanwhile
                 };
-                state.closed = true;
+                self.set_closed(&state);
                 // SAFETY: attached; a new task.
                 if unsafe { task::close(scheduler, &last) } {
                     state.last = Some(last);
@@ -286,8 +324,8 @@ impl Life {
 
     /// The same where nobody will wait.
     pub fn close_unseen(&'static self) {
-        let mut state = lock(&self.state);
-        if !std::mem::replace(&mut state.closed, true)
+        let state = self.state.lock();
+        if self.set_closed(&state)
             && let Some(scheduler) = self.running()
         {
             // SAFETY: no task.
@@ -301,17 +339,18 @@ impl Life {
 
     /// "not started", "running", "shutting down", "shut down" or "stopped".
     pub fn state(&self) -> &'static str {
-        let state = lock(&self.state);
+        let state = self.state.lock();
+        let closed = self.is_closed(&state);
         let is_done = |last: &Object| {
             // SAFETY: a task, which `state` keeps alive; attached, as every caller is.
             let last = unsafe { TaskObject::from_object(last.as_ptr()) };
             last.core().is_done()
         };
-        if state.closed && state.last.as_ref().is_none_or(is_done) {
+        if closed && state.last.as_ref().is_none_or(is_done) {
             "shut down"
         } else if is_over() {
             "stopped"
-        } else if state.closed {
+        } else if closed {
             "shutting down"
         } else if self.running().is_some() {
             "running"
@@ -347,22 +386,14 @@ fn warn_of_threads(py: Python<'_>, obstacle: &str) -> PyResult<()> {
 pub fn stop_all() {
     // Ordering: Relaxed, a flag that is seen soon enough.
     OVER.store(true, Ordering::Relaxed);
-    for life in lock(&LIVES).iter() {
+    for life in LIVES.lock().iter() {
         if let Some(scheduler) = life.running() {
             scheduler.stop();
         }
     }
 }
 
-/// In a forked child: the schedulers are those of threads that are not there. What was shut down stays so.
-pub fn forget_all() {
-    LIVES.clear_poison();
-    for life in lock(&LIVES).drain(..) {
-        // Ordering: Relaxed, the process has a single thread.
-        life.scheduler.store(ptr::null_mut(), Ordering::Relaxed);
-        life.state.clear_poison();
-        // Not dropped: a task of the parent's has references that nobody counts here.
-        std::mem::forget(lock(&life.state).last.take());
-    }
-    OVER.store(false, Ordering::Relaxed); // Ordering: Relaxed, as above.
+/// In a forked child: it is not about to exit, whatever its parent was.
+pub fn begin_in_child() {
+    OVER.store(false, Ordering::Relaxed); // Ordering: Relaxed, the process has a single thread.
 }

@@ -21,13 +21,16 @@ use pyo3::{
     types::{PyString, PyTuple},
 };
 
-use crate::{blocking, boundary, deadlock, hot::Definition, interpreter, task::TaskObject};
+use crate::{
+    blocking, boundary, deadlock, event_loop, hot::Definition, interpreter, task::TaskObject,
+};
 
-use self::{life::Life, settings::Settings};
 pub use self::{
+    host::{count_thread, thread_ended},
     life::{is_over, machines, over, quiescence},
     settings::{MAX_WORKERS, workers_from_environment},
 };
+use self::{life::Life, settings::Settings};
 
 /// The functions of the module.
 pub fn functions() -> impl Iterator<Item = &'static [Definition]> {
@@ -77,6 +80,7 @@ impl RuntimeObject {
             let message = format!("name must be None or a str, not {}", name.repr()?);
             return Err(PyTypeError::new_err(message));
         };
+        let settings = Box::leak(Box::new(settings));
         let life = Life::new(settings, Some(text.to_str()?.to_owned()));
         Ok(Self(Box::leak(Box::new(life))))
     }
@@ -193,7 +197,8 @@ pub fn _after_fork_in_child() {
     deadlock::forget_threads();
     host::forget_threads();
     blocking::forget_pool();
-    life::forget_all();
+    event_loop::forget_homes();
+    life::begin_in_child();
 }
 
 /// The task that forked has ended in the child, where it was an ordinary call of the main thread: with `result`, or

@@ -42,15 +42,16 @@ pub struct Settings {
     pub prewarm_tasks: usize,
 }
 
-impl Settings {
-    pub const DEFAULT: Self = Self {
-        workers: None,
-        numa: None,
-        pin: None,
-        parking: Parking::Auto,
-        prewarm_tasks: 0,
-    };
+/// Of the default runtime, unless `configure()` says otherwise.
+pub static DEFAULT: Settings = Settings {
+    workers: None,
+    numa: None,
+    pin: None,
+    parking: Parking::Auto,
+    prewarm_tasks: 0,
+};
 
+impl Settings {
     /// `given` are workers, numa, pin, parking and `prewarm_tasks`.
     pub fn new(given: &Bound<'_, PyTuple>) -> PyResult<Self> {
         let given: [Bound<'_, PyAny>; 5] = given.extract()?;
@@ -68,14 +69,16 @@ impl Settings {
         })
     }
 
-    /// How many run at once.
-    pub fn workers(&self) -> PyResult<usize> {
-        let asked = workers_from_environment()?;
-        Ok(self
-            .workers
-            .or(asked)
-            .unwrap_or_else(|| CpuBudget::detect().workers().min(MAX_WORKERS)))
+    /// How many somebody has asked for; `None` leaves it to the machine.
+    pub fn workers(&self) -> PyResult<Option<usize>> {
+        let from_environment = workers_from_environment()?;
+        Ok(self.workers.or(from_environment))
     }
+}
+
+/// How many workers this process may have now.
+pub fn budget() -> usize {
+    CpuBudget::detect().workers().min(MAX_WORKERS)
 }
 
 /// Where the workers go: seats for as many as there may ever be, where more than one may run.

@@ -16,6 +16,7 @@ use crate::{
     convert::{Patience, parse},
     error::{Failure, Raised, raise},
     hot::Definition,
+    object::disown,
     operation,
     runtime::{self, RuntimeObject},
 };
@@ -87,7 +88,8 @@ Parks a task, blocks a thread; ``await task`` and ``task.aresult()`` are the awa
 may wait, and ask again.\n\n\
 Raises:\n    Cancelled: the task was cancelled, or the caller was while it waited.\n    \
 TimeoutError: ``timeout`` seconds passed first; the task goes on.\n    \
-ValueError: ``timeout`` is negative.\n\n\
+ValueError: ``timeout`` is negative.\n    \
+RuntimeError: this is a forked child, where the unfinished tasks of its parent do not exist.\n\n\
 >>> from penstock import go\n>>> go(sorted, [3, 1, 2]).result(timeout=10)\n[1, 2, 3]\n";
 
 const EXCEPTION_DOC: &std::ffi::CStr = c"exception($self, /, timeout=None)\n--\n\n\
@@ -202,6 +204,8 @@ unsafe fn new_from(
                 let value = *arguments.add(index.cast_unsigned());
                 ffi::PyTuple_SET_ITEM(args, index - 1, ffi::Py_NewRef(value));
             }
+            // The worker drops it, and with it what only the task had.
+            disown(args);
         }
         let mut kwargs = ptr::null_mut();
         if !keywords.is_null() && ffi::PyTuple_GET_SIZE(keywords) > 0 {
@@ -215,6 +219,7 @@ unsafe fn new_from(
                     return ptr::null_mut();
                 }
             }
+            disown(kwargs);
         }
         new_task(py, scheduler, *arguments, args, kwargs, ptr::null_mut())
     }
@@ -363,6 +368,7 @@ pub unsafe fn wait_done(
     if task.core.is_done() {
         return Ok(true);
     }
+    task.check_is_here(py)?;
     if patience == Patience::None {
         return Ok(false);
     }
@@ -479,6 +485,9 @@ unsafe fn awaitable(
             return ptr::null_mut();
         };
         let task = Bound::ref_from_ptr(py, &this).cast_unchecked::<TaskObject>();
+        if task.get().check_is_here(py).is_err() {
+            return ptr::null_mut();
+        }
         match operation::join(task, take, patience) {
             Ok(awaitable) => awaitable.into_ptr(),
             Err(error) => {

@@ -133,7 +133,7 @@ pub fn prewarm(py: Python<'_>, scheduler: &'static Scheduler, tasks: usize) -> P
     if tasks == 0 {
         return Ok(());
     }
-    drop(super::new_last(py, scheduler)?); // the first object of all tells the offset
+    drop(super::new_idle(py, scheduler)?); // the first object of all tells the offset
     // Ordering: Relaxed throughout, see `new`.
     let class = CLASS.load(Ordering::Relaxed);
     let offset = OFFSET.load(Ordering::Relaxed);

@@ -319,6 +319,25 @@ impl TaskObject {
         }
     }
 
+    /// An error where it will never end: in a forked child, of a task that its parent had.
+    #[inline]
+    pub fn check_is_here(&self, py: Python<'_>) -> Result<(), Raised> {
+        if self.is_here() {
+            return Ok(());
+        }
+        let message = format!(
+            "{} does not exist in this process: it is a task of the process that forked this one",
+            self.shown_name()
+        );
+        Err(raise(py, PyRuntimeError::new_err(message)))
+    }
+
+    /// Whether it has ended, or is of this process.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.core.is_done() || self.core.scheduler().is_here()
+    }
+
     /// Starts to wait for its end.
     pub fn begin_join(&self, waiter: &WaiterRef) -> BeginJoin {
         self.core.begin_join(waiter)
@@ -505,8 +524,8 @@ unsafe fn give_back(object: *mut ffi::PyObject, refused: Refused) -> Raised {
     }
 }
 
-/// A task that does nothing, for [`close`].
-pub fn new_last(py: Python<'_>, scheduler: &'static Scheduler) -> PyResult<Object> {
+/// A task that does nothing: for [`close`], and to wait for without ever being run.
+pub fn new_idle(py: Python<'_>, scheduler: &'static Scheduler) -> PyResult<Object> {
     static NOTHING: Definition = Definition::no_args(c"_nothing", nothing, c"");
     unsafe extern "C-unwind" fn nothing(
         _: *mut ffi::PyObject,
@@ -530,7 +549,7 @@ pub fn new_last(py: Python<'_>, scheduler: &'static Scheduler) -> PyResult<Objec
 /// Closes `scheduler`, with `last` to run when all others have ended. `false`: they have, and it does not run.
 ///
 /// # Safety
-/// Attached; `last` is from [`new_last`], for this scheduler.
+/// Attached; `last` is from [`new_idle`], for this scheduler.
 pub unsafe fn close(scheduler: &'static Scheduler, last: &Object) -> bool {
     // SAFETY: a new task, with the reference that it holds to itself.
     unsafe {
@@ -613,8 +632,12 @@ impl TaskObject {
     /// Asks the task to end. Never waits, and says whether the task will notice.
     ///
     /// `Cancelled` is raised in it once, at its next call that has to wait; one that has not started never
-    /// runs. A hand-over that came first wins, and `Cancelled` comes at the next such call.
+    /// runs. A hand-over that came first wins, and `Cancelled` comes at the next such call. In a forked child
+    /// a task of its parent does not exist, and so notices nothing.
     fn cancel(&self) -> bool {
+        if !self.is_here() {
+            return false;
+        }
         match self.core.cancel() {
             Cancelling::TooLate => false,
             Cancelling::NeverRuns => true,
@@ -628,6 +651,7 @@ impl TaskObject {
     /// Calls `fn(task)` when the task has ended, on the thread that ends it, or at once if it has.
     ///
     /// What it raises goes to `sys.unraisablehook`. It should be short: a worker waits for it.
+    /// In a forked child it raises `RuntimeError` for a task of the parent's that had not ended.
     fn add_done_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
         if !r#fn.is_callable() {
             return Err(PyTypeError::new_err(format!(
@@ -635,8 +659,23 @@ impl TaskObject {
                 r#fn.repr()?
             )));
         }
-        callback::when_done(slf, r#fn);
-        Ok(())
+        callback::when_done(slf, r#fn).map(drop)
+    }
+
+    /// A task of the same runtime that is never run: to cancel it ends the waits for it.
+    fn _gate<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        let py = slf.py();
+        slf.get()
+            .check_is_here(py)
+            .map_err(|Raised| PyErr::fetch(py))?;
+        let gate = new_idle(py, slf.get().core.scheduler())?;
+        // SAFETY: a strong reference to a task, given away.
+        Ok(unsafe { Bound::from_owned_ptr(py, gate.into_ptr()).cast_into_unchecked() })
+    }
+
+    /// Whether it will never end: this is a forked child, and it is a task of the parent's.
+    fn _is_elsewhere(&self) -> bool {
+        !self.is_here()
     }
 
     /// Whether the task ended by an exception, asked without retrieving it.
@@ -657,6 +696,9 @@ impl TaskObject {
     }
 
     fn __await__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        slf.get()
+            .check_is_here(slf.py())
+            .map_err(|Raised| PyErr::fetch(slf.py()))?;
         operation::join(slf, Take::Result, Patience::Forever)
     }
 
@@ -665,6 +707,7 @@ impl TaskObject {
             Some((End::Returned, _)) => "finished",
             Some((End::Raised, _)) => "failed",
             Some((End::Cancelled, _)) => "cancelled",
+            None if !self.is_here() => "of another process",
             None if self.core.is_new() => "waiting to start",
             None => "running or parked",
         };

@@ -97,6 +97,21 @@ impl TaskObject {
         }
     }
 
+    /// Ends a call of the blocking pool that no thread comes to.
+    ///
+    /// # Safety
+    /// Attached. `object` is as for [`run_blocking`](Self::run_blocking).
+    pub unsafe fn fail_blocking(object: *mut ffi::PyObject, error: PyErr) {
+        // SAFETY: as above.
+        unsafe {
+            let task = TaskObject::from_object(object);
+            let starts = task.core.start();
+            debug_assert!(starts, "nobody cancels a call");
+            let error = error.into_value(Python::assume_attached());
+            task.finish(None, End::Raised, error.into_ptr());
+        }
+    }
+
     /// Calls the function in the task's context: its own, or else the `base` of the stack it runs on.
     ///
     /// # Safety

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! tail = position of the next send    | WAITERS: receivers are linked | CLOSED
-//! head = position of the next receive | WAITERS: senders are linked
+//! head = position of the next receive | WAITERS: senders are linked   | RETURNED: values came back
 //!
 //! turn:  p  --send at p-->  p | FULL  --receive at p-->  p + lap  --send at p + lap--> ...
 //! ```
@@ -21,11 +21,12 @@
 //! 1. `head <= tail <= head + lap` as positions: the values in the ring are those of `head..tail`;
 //! 2. receivers are linked  <=>  `tail` has `WAITERS`;  then `tail == head`: the ring is empty;
 //! 3. senders are linked  <=>  `head` has `WAITERS`;  then `tail == head + lap`: the ring is full;
-//! 4. `CLOSED` in `tail`  =>  nobody is linked.
+//! 4. `CLOSED` in `tail`  =>  nobody is linked;
+//! 5. a value came back and was not taken since  <=>  `head` has `RETURNED`;  then no receiver is linked.
 //!
 //! Flags change only under the lock. While a word has a flag, no compare-and-swap of the fast way can
 //! move it (it expects the word without), so `tail` stands still once it has `WAITERS` or `CLOSED`, and
-//! `head` once it has `WAITERS`, but for the holder of the lock. (After a fork, and where every linked
+//! `head` once it has `WAITERS`, but for the holder of the lock, who receives nothing from the ring while it has `RETURNED`. (After a fork, and where every linked
 //! waiter has ended, "are linked" reads "were linked": the next holder finds nobody and clears.)
 //!
 //! # No wake-up is lost
@@ -60,7 +61,8 @@
 //! `try_recv` loads `head`, then `tail`. If they are equal, then at the load of `tail` both words had
 //! that value, because `head` never exceeds `tail`: the ring was empty at that moment. `try_send` the
 //! same with `tail` first. The loads acquire and the moves release, so the second load is not older
-//! than the first; no `SeqCst` fence is needed for one channel. Where a word says that there is a value (or
+//! than the first; no `SeqCst` fence is needed for one channel. A value that comes back between the two loads
+//! does not matter to `try_recv`: at the first one `tail` was the same already, and nothing had come back. Where a word says that there is a value (or
 //! a slot) and the turn not yet, its owner is between its two steps, and the operation waits for it
 //! instead of answering "empty": an answer that the completed operations of others contradict.
 //!
@@ -73,7 +75,7 @@
 //! # The oldest makes way
 //! A send that throws the first value away does what a receiver that finds a blocked sender does, with its own value:
 //! the flag in `head` keeps receivers away, and if the ring is full by what `head` was, its first value is swapped for
-//! the new one.
+//! the new one. What came back takes no slot, so to drop it would make no room: it stays, and is still received first.
 //!
 //! Tried and dropped: rings of a power of two with any capacity below need `head` on each send to
 //! know that they are full; positions modulo the capacity need a division. Turns are from D. Vyukov's
@@ -82,8 +84,8 @@
 use std::{collections::VecDeque, mem::MaybeUninit};
 
 use super::{
-    Backoff, BeginRecv, BeginSend, ChannelStats, Guarded, TryRecvError, TrySendError, Waiting,
-    wake_closed,
+    Backoff, BeginRecv, BeginSend, ChannelStats, GivenBack, Guarded, TryRecvError, TrySendError,
+    Waiting, wake_closed, wake_handed,
 };
 use crate::{
     sync::{
@@ -91,13 +93,15 @@ use crate::{
         Ordering::{Acquire, Relaxed, Release},
         UnsafeCell, Word,
     },
-    wait::{Entry, Outcome, Place},
+    wait::{Armed, Entry, Place},
 };
 
 /// In `tail`: receivers are linked. In `head`: senders are linked.
 const WAITERS: u64 = 1 << 0;
 /// In `tail` only.
 const CLOSED: u64 = 1 << 1;
+/// In `head` only: values came back, and receivers take those first.
+const RETURNED: u64 = 1 << 1;
 /// In a slot's turn only.
 const FULL: u64 = 1 << 2;
 const FLAG_BITS: u32 = 3;
@@ -292,27 +296,20 @@ impl<T, M: Mode> Array<T, M> {
 
     /// Puts `value` in the hand of the longest-waiting receiver. Gives it back where none waits.
     fn hand_over(&self, value: T) -> Result<(), T> {
-        let (entry, claim) = self.waiting.with(|waiting| {
+        let claimed = self.waiting.with(|waiting| {
             // Ordering: Relaxed, flags change only under the lock, which is held.
             if self.tail.load(Relaxed) & FLAGS != WAITERS {
                 return Err(value);
             }
-            let claimed = waiting.claim_receiver();
+            let handed = waiting.hand_over(value);
             if waiting.receivers.is_empty() {
                 // INVARIANT: 2. The ring is empty still, and from here on senders may use it.
                 // Ordering: Relaxed, as all flags.
                 self.tail.fetch_and(!WAITERS, Relaxed);
             }
-            let Some((entry, claim)) = claimed else {
-                return Err(value);
-            };
-            // SAFETY: the claim makes the entry's slot ours until it completes.
-            unsafe { entry.put(value) };
-            waiting.handed += 1;
-            Ok((entry, claim))
+            handed
         })?;
-        claim.complete(Outcome::Handed);
-        drop(entry);
+        wake_handed(claimed);
         Ok(())
     }
 
@@ -332,6 +329,16 @@ impl<T, M: Mode> Array<T, M> {
         self.try_recv_slow()
     }
 
+    /// Whether a receive would have to wait, seen in two loads: the ring is open, and was empty at the second of them.
+    /// `false` says nothing.
+    #[inline]
+    pub(super) fn is_seen_empty(&self) -> bool {
+        // Ordering: Acquire, see "as others see them".
+        let head = self.head.load(Acquire);
+        // Ordering: as above.
+        head & FLAGS == 0 && head == self.tail.load(Acquire)
+    }
+
     #[cold]
     #[inline(never)]
     fn try_recv_slow(&self) -> Result<T, TryRecvError> {
@@ -339,6 +346,12 @@ impl<T, M: Mode> Array<T, M> {
         loop {
             // Ordering: Acquire, see "as others see them".
             let head = self.head.load(Acquire);
+            if head & RETURNED != 0 {
+                if let Some(value) = self.take_returned() {
+                    return Ok(value);
+                }
+                continue;
+            }
             if head & WAITERS != 0 {
                 if let Some(value) = self.take_and_refill() {
                     return Ok(value);
@@ -372,14 +385,59 @@ impl<T, M: Mode> Array<T, M> {
         }
     }
 
+    /// Takes a value that came back. No slot gets free by it, so no sender is served.
+    fn take_returned(&self) -> Option<T> {
+        self.waiting.with(|waiting| {
+            let value = waiting.returned.take();
+            if waiting.returned.is_empty() {
+                // INVARIANT: 5.
+                // Ordering: Relaxed, as all flags.
+                self.head.fetch_and(!RETURNED, Relaxed);
+            }
+            value
+        })
+    }
+
+    /// Takes back what the receiver of `entry` was handed; gives it where it is to be dropped.
+    pub(super) fn give_back(&self, entry: &Entry<T>, value: T) -> Option<T> {
+        let given = self.waiting.with(|waiting| {
+            let given = waiting.give_back(entry, value);
+            if waiting.receivers.is_empty() {
+                // INVARIANT: 2. Those that were linked have ended, or were handed this.
+                // Ordering: Relaxed, as all flags.
+                self.tail.fetch_and(!WAITERS, Relaxed);
+            }
+            if matches!(given, GivenBack::Kept) {
+                // INVARIANT: 5. From here on no receiver moves `head`: it comes to the lock, and finds the value.
+                // Ordering: Relaxed, as all flags.
+                self.head.fetch_or(RETURNED, Relaxed);
+            }
+            given
+        });
+        given.settle()
+    }
+
+    /// Changes what the lock guards.
+    pub(super) fn waiting(&self, change: impl FnOnce(&mut Waiting<T>)) {
+        self.waiting.with(change);
+    }
+
+    /// # Safety
+    /// As for [`Channel::for_each`](super::Channel::for_each), while the result lives.
+    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise")]
+    pub(super) unsafe fn waiting_in_stopped_world(&self) -> &mut Waiting<T> {
+        // SAFETY: the caller's promise.
+        unsafe { self.waiting.get_in_stopped_world() }
+    }
+
     /// Takes the first value of a full ring and moves the longest-blocked sender's in. `None`: no
-    /// sender is linked any more, or the first value is still on its way in.
+    /// sender is linked any more, a value came back, or the first value is still on its way in.
     fn take_and_refill(&self) -> Option<T> {
         let (value, served) = self.waiting.with(|waiting| {
             // Ordering: Relaxed, flags change only under the lock, which is held, and with `WAITERS`
             // neither does the position.
             let word = self.head.load(Relaxed);
-            if word & WAITERS == 0 {
+            if word & FLAGS != WAITERS {
                 return None;
             }
             let head = position(word);
@@ -424,15 +482,14 @@ impl<T, M: Mode> Array<T, M> {
             }
             Some((value, served))
         })?;
-        if let Some((entry, claim)) = served {
-            claim.complete(Outcome::Handed);
-            drop(entry);
+        if let Some(served) = served {
+            wake_handed(served);
         }
         Some(value)
     }
 
     /// Takes the first value of a full ring out and puts `value` in, last, as one step. Gives `value` back where the
-    /// ring is not full after all, or the first value is still on its way in.
+    /// ring is not full after all, or the first value is still on its way in. Leaves alone what came back.
     pub(super) fn replace_first(&self, value: T) -> Result<T, T> {
         self.waiting.with(|waiting| {
             // Ordering: Relaxed, flags change only under the lock, and a stale position is found out.
@@ -448,6 +505,8 @@ impl<T, M: Mode> Array<T, M> {
             } else {
                 WAITERS
             };
+            // INVARIANT: 5. It changes under the lock only.
+            let returned = word & RETURNED;
             let head = position(word);
             let slot = self.slot(head);
             let is_full = tail == head.wrapping_add(self.lap);
@@ -469,7 +528,7 @@ impl<T, M: Mode> Array<T, M> {
             // SAFETY: just emptied, and never free in between: no sender moved over it.
             unsafe { slot.fill(tail, value) };
             // Ordering: Release as in `move_head`.
-            self.head.store(self.next(head) | flag, Release);
+            self.head.store(self.next(head) | flag | returned, Release);
             Ok(first)
         })
     }
@@ -504,14 +563,14 @@ impl<T, M: Mode> Array<T, M> {
     }
 
     /// Receives as many values as there are in a row, at most `max` and at most a run of them, by one move of `head`.
-    /// Gives how many, which is 0 also where another was faster or a sender waits: a single receive knows what to do
-    /// then.
+    /// Gives how many, which is 0 also where another was faster, a sender waits or a value came back: a single receive
+    /// knows what to do then.
     pub(super) fn recv_run(&self, max: usize, values: &mut Vec<T>) -> usize {
         // Ordering: Acquire as in `try_recv`.
         let head = self.head.load(Acquire);
         let most = max.min(RUN_SLOTS_MAX);
         let (mut end, mut count) = (head, 0);
-        // Ordering: Acquire as in `try_recv`. With the flag in `head` not even the first turn is equal.
+        // Ordering: Acquire as in `try_recv`. With a flag in `head` not even the first turn is equal.
         while count < most && self.slot(end).turn.load(Acquire) == end | FULL {
             (end, count) = (self.next(end), count + 1);
         }
@@ -618,7 +677,7 @@ impl<T, M: Mode> Array<T, M> {
             // Ordering: Relaxed, flags change only under the lock, and a stale position is found out.
             let head = self.head.load(Relaxed);
             // Ordering: Relaxed, flags change only under the lock.
-            if head & WAITERS != 0 || self.tail.load(Relaxed) & CLOSED != 0 {
+            if head & FLAGS != 0 || self.tail.load(Relaxed) & CLOSED != 0 {
                 return Err(place);
             }
             // Ordering: Relaxed, see "No wake-up is lost": being a read-modify-write is what counts.
@@ -635,6 +694,63 @@ impl<T, M: Mode> Array<T, M> {
             // Ordering: Relaxed, as all flags.
             self.tail.fetch_and(!WAITERS, Relaxed);
             Err(place)
+        })
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_sender). By 2 and 3 no entry of a select meets another of its own
+    /// here: the ring is not both full and empty.
+    pub(super) fn link_armed_sender(&self, mut value: T, mut place: Armed<T>) -> Result<(), T> {
+        loop {
+            (value, place) = match self.link_sender(value, place) {
+                Ok(()) => return Ok(()),
+                Err((back, _)) if self.has_room() => return Err(back),
+                Err(both) => both,
+            };
+        }
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_receiver).
+    pub(super) fn link_armed_receiver(&self, mut place: Armed<T>) -> bool {
+        loop {
+            place = match self.link_receiver(place) {
+                Ok(()) => return true,
+                Err(_) if self.has_values() => return false,
+                Err(place) => place,
+            };
+        }
+    }
+
+    /// Whether a send need not wait, be it that it fails.
+    fn has_room(&self) -> bool {
+        // Ordering: Acquire, see "as others see them".
+        let tail = self.tail.load(Acquire);
+        // Ordering: as above.
+        let head = self.head.load(Acquire);
+        tail & CLOSED != 0 || position(tail) != position(head).wrapping_add(self.lap)
+    }
+
+    /// Whether a receive need not wait, be it that it fails.
+    fn has_values(&self) -> bool {
+        // Ordering: Acquire, see "as others see them".
+        let head = self.head.load(Acquire);
+        // Ordering: as above.
+        let tail = self.tail.load(Acquire);
+        tail & CLOSED != 0 || head & RETURNED != 0 || position(tail) != position(head)
+    }
+
+    /// A full ring has room only once `head` moves, or to fail in once it is closed.
+    pub(super) fn send_version(&self) -> u64 {
+        // Ordering: Acquire, see "as others see them".
+        let (head, tail) = (self.head.load(Acquire), self.tail.load(Acquire));
+        position(head) | (tail & CLOSED)
+    }
+
+    /// An empty ring has a value only once `tail` moves or one comes back, or none ever once it is closed.
+    pub(super) fn recv_version(&self) -> u64 {
+        self.waiting.with(|waiting| {
+            // Ordering: Acquire, see "as others see them".
+            let tail = self.tail.load(Acquire);
+            (position(tail) | (tail & CLOSED)).wrapping_add(waiting.returned.version() * STEP)
         })
     }
 
@@ -689,23 +805,46 @@ impl<T, M: Mode> Array<T, M> {
             // Ordering: Acquire, so that the second load of `tail` is not older.
             let head = self.head.load(Acquire);
             // Ordering: Relaxed, `tail` only grows: if it is the same, it was all the time.
-            if position(self.tail.load(Relaxed)) == position(tail) {
+            if head & RETURNED == 0 && position(self.tail.load(Relaxed)) == position(tail) {
                 let len = self.count(tail).wrapping_sub(self.count(head));
                 // One more for a moment in `take_and_refill`.
                 return usize::try_from(len)
                     .map_or(self.capacity(), |len| len.min(self.capacity()));
             }
+            if head & RETURNED != 0
+                && let Some(len) = self.len_with_returned()
+            {
+                return len;
+            }
             backoff.pause();
         }
+    }
+
+    /// The same under the lock, where `head` stands still while values that came back wait. `None`: none do.
+    fn len_with_returned(&self) -> Option<usize> {
+        self.waiting.with(|waiting| {
+            if waiting.returned.is_empty() {
+                return None;
+            }
+            // Ordering: Relaxed, while it has `RETURNED` only the holder of the lock moves it.
+            let head = self.head.load(Relaxed);
+            // Ordering: Acquire, so that it is not older than `head`.
+            let in_ring = self
+                .count(self.tail.load(Acquire))
+                .wrapping_sub(self.count(head));
+            usize::try_from(in_ring)
+                .ok()?
+                .checked_add(waiting.returned.len())
+        })
     }
 
     pub(super) fn stats(&self) -> ChannelStats {
         self.waiting.with(|waiting| {
             // Ordering: Acquire, `head` first, so that no more is received than was sent.
-            let received = self.count(self.head.load(Acquire));
+            let taken = self.count(self.head.load(Acquire));
             // Ordering: Acquire, as above.
             let sent = self.count(self.tail.load(Acquire));
-            waiting.stats(sent, received)
+            waiting.stats(sent, taken)
         })
     }
 
@@ -727,7 +866,7 @@ impl<T, M: Mode> Array<T, M> {
             at = self.next(at);
         }
         // SAFETY: nobody else uses the channel, by the caller's promise.
-        unsafe { self.waiting.get_in_stopped_world() }.visit_senders(visit);
+        unsafe { self.waiting.get_in_stopped_world() }.visit(visit);
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! tail = position of the next send    | WAITERS: receivers are linked | CLOSED
-//! head = position of the next receive | BEYOND: `tail` has left this block
+//! head = position of the next receive | BEYOND: `tail` has left this block | RETURNED: values came back
 //! ```
 //!
 //! A send without contention loads `tail` and its block, moves `tail` by one compare-and-swap, writes the value and
@@ -20,9 +20,11 @@
 //! 1. `head <= tail` as positions: the values in the list are those of `head..tail`;
 //! 2. receivers are linked  <=>  `tail` has `WAITERS`;  then `tail == head`: the list is empty;
 //! 3. `CLOSED` in `tail`  =>  nobody is linked;
-//! 4. `BEYOND` in `head`  =>  `tail` is in a later lap, so each slot of `head`'s block has its sender.
+//! 4. `BEYOND` in `head`  =>  `tail` is in a later lap, so each slot of `head`'s block has its sender;
+//! 5. a value came back and was not taken since  <=>  `head` has `RETURNED`;  then no receiver is linked, and `head`
+//!    stands still.
 //!
-//! Flags of `tail` change only under the lock. While it has one, no compare-and-swap moves it, and neither does the
+//! Flags of `tail`, and `RETURNED`, change only under the lock. While it has one, no compare-and-swap moves it, and neither does the
 //! next block's sender. (After a fork, and where every linked waiter has ended, "are linked" reads "were linked".)
 //!
 //! # No wake-up is lost
@@ -45,8 +47,8 @@
 use std::{mem::MaybeUninit, ptr};
 
 use super::{
-    Backoff, BeginRecv, BeginSend, ChannelStats, Guarded, TryRecvError, TrySendError, Waiting,
-    wake_closed,
+    Backoff, BeginRecv, BeginSend, ChannelStats, GivenBack, Guarded, TryRecvError, TrySendError,
+    Waiting, wake_closed, wake_handed,
 };
 use crate::{
     sync::{
@@ -54,7 +56,7 @@ use crate::{
         Ordering::{AcqRel, Acquire, Relaxed, Release},
         UnsafeCell, Word,
     },
-    wait::{Entry, Outcome, Place},
+    wait::{Armed, Entry, Place},
 };
 
 /// In `tail`: receivers are linked.
@@ -63,6 +65,8 @@ const WAITERS: u64 = 1 << 0;
 const CLOSED: u64 = 1 << 1;
 /// In `head`.
 const BEYOND: u64 = 1 << 0;
+/// In `head`: values came back, and receivers take those first.
+const RETURNED: u64 = 1 << 1;
 const FLAG_BITS: u32 = 2;
 const FLAGS: u64 = (1 << FLAG_BITS) - 1;
 /// One position further.
@@ -305,27 +309,20 @@ impl<T, M: Mode> List<T, M> {
 
     /// Puts `value` in the hand of the longest-waiting receiver. Gives it back where none waits.
     fn hand_over(&self, value: T) -> Result<(), T> {
-        let (entry, claim) = self.waiting.with(|waiting| {
+        let claimed = self.waiting.with(|waiting| {
             // Ordering: Relaxed, flags change only under the lock, which is held.
             if self.tail.word.load(Relaxed) & FLAGS != WAITERS {
                 return Err(value);
             }
-            let claimed = waiting.claim_receiver();
+            let handed = waiting.hand_over(value);
             if waiting.receivers.is_empty() {
                 // INVARIANT: 2. The list is empty still, and from here on senders may use it.
                 // Ordering: Relaxed, as all flags.
                 self.tail.word.fetch_and(!WAITERS, Relaxed);
             }
-            let Some((entry, claim)) = claimed else {
-                return Err(value);
-            };
-            // SAFETY: the claim makes the entry's slot ours until it completes.
-            unsafe { entry.put(value) };
-            waiting.handed += 1;
-            Ok((entry, claim))
+            handed
         })?;
-        claim.complete(Outcome::Handed);
-        drop(entry);
+        wake_handed(claimed);
         Ok(())
     }
 
@@ -354,6 +351,9 @@ impl<T, M: Mode> List<T, M> {
     fn try_recv_once(&self) -> Option<Result<T, TryRecvError>> {
         // Ordering: Acquire pairs with the Release in `End::enter`: the block is there. See also "as others see it".
         let head = self.head.word.load(Acquire);
+        if head & RETURNED != 0 {
+            return self.take_returned().map(Ok);
+        }
         let mut next = head + STEP;
         if head & BEYOND == 0 {
             // Ordering: Acquire, see "as others see it".
@@ -379,6 +379,52 @@ impl<T, M: Mode> List<T, M> {
         (self.head.claim(head, next)).then(|| Ok(unsafe { Block::take(block, head) }))
     }
 
+    /// Takes a value that came back.
+    #[cold]
+    fn take_returned(&self) -> Option<T> {
+        self.waiting.with(|waiting| {
+            let value = waiting.returned.take();
+            if waiting.returned.is_empty() {
+                // INVARIANT: 5.
+                // Ordering: Relaxed, as all flags.
+                self.head.word.fetch_and(!RETURNED, Relaxed);
+            }
+            value
+        })
+    }
+
+    /// Takes back what the receiver of `entry` was handed; gives it where it is to be dropped.
+    pub(super) fn give_back(&self, entry: &Entry<T>, value: T) -> Option<T> {
+        let given = self.waiting.with(|waiting| {
+            let given = waiting.give_back(entry, value);
+            if waiting.receivers.is_empty() {
+                // INVARIANT: 2. Those that were linked have ended, or were handed this.
+                // Ordering: Relaxed, as all flags.
+                self.tail.word.fetch_and(!WAITERS, Relaxed);
+            }
+            if matches!(given, GivenBack::Kept) {
+                // INVARIANT: 5. From here on no receiver moves `head`: it comes to the lock, and finds the value.
+                // Ordering: Relaxed, as all flags.
+                self.head.word.fetch_or(RETURNED, Relaxed);
+            }
+            given
+        });
+        given.settle()
+    }
+
+    /// Changes what the lock guards.
+    pub(super) fn waiting(&self, change: impl FnOnce(&mut Waiting<T>)) {
+        self.waiting.with(change);
+    }
+
+    /// # Safety
+    /// As for [`Channel::for_each`](super::Channel::for_each), while the result lives.
+    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise")]
+    pub(super) unsafe fn waiting_in_stopped_world(&self) -> &mut Waiting<T> {
+        // SAFETY: the caller's promise.
+        unsafe { self.waiting.get_in_stopped_world() }
+    }
+
     /// Moves `head` out of the gap, if it is still there.
     #[cold]
     fn advance(&self) {
@@ -386,7 +432,8 @@ impl<T, M: Mode> List<T, M> {
             // Ordering: Relaxed, an end leaves the gap only under the lock, which is held.
             let head = self.head.word.load(Relaxed);
             // Ordering: Relaxed, as above.
-            if !is_gap(head) || position(self.tail.word.load(Relaxed)) == position(head) {
+            let at_end = || position(self.tail.word.load(Relaxed)) == position(head);
+            if !is_gap(head) || head & RETURNED != 0 || at_end() {
                 return None;
             }
             // Ordering: Relaxed, written under the lock.
@@ -440,9 +487,10 @@ impl<T, M: Mode> List<T, M> {
     fn link_receiver<P: Place<T>>(&self, place: P) -> Result<P::Left, P> {
         self.waiting.with(|waiting| {
             // Ordering: Relaxed, a stale position is found out.
-            let head = position(self.head.word.load(Relaxed));
+            let word = self.head.word.load(Relaxed);
+            let head = position(word);
             // Ordering: Relaxed, flags change only under the lock.
-            if self.tail.word.load(Relaxed) & CLOSED != 0 {
+            if word & RETURNED != 0 || self.tail.word.load(Relaxed) & CLOSED != 0 {
                 return Err(place);
             }
             // Ordering: Relaxed, see "No wake-up is lost": being a read-modify-write is what counts.
@@ -459,6 +507,57 @@ impl<T, M: Mode> List<T, M> {
             // Ordering: Relaxed, as all flags.
             self.tail.word.fetch_and(!WAITERS, Relaxed);
             Err(place)
+        })
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_sender): no sender ever waits.
+    #[expect(clippy::unused_self, reason = "as the other kinds have it")]
+    pub(super) fn link_armed_sender(&self, value: T, _: Armed<T>) -> Result<(), T> {
+        Err(value)
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_receiver).
+    pub(super) fn link_armed_receiver(&self, mut place: Armed<T>) -> bool {
+        loop {
+            place = match self.link_receiver(place) {
+                Ok(()) => return true,
+                Err(_) if self.has_values() => return false,
+                Err(place) => place,
+            };
+        }
+    }
+
+    /// Whether a receive need not wait, be it that it fails.
+    fn has_values(&self) -> bool {
+        // Ordering: Acquire, see "as others see it".
+        let head = self.head.word.load(Acquire);
+        // Ordering: as above.
+        let tail = self.tail.word.load(Acquire);
+        tail & CLOSED != 0 || head & RETURNED != 0 || position(tail) != position(head)
+    }
+
+    /// Whether a receive would have to wait, seen in two loads: the list is open, and was empty at the second of them.
+    /// `false` says nothing.
+    #[inline]
+    pub(super) fn is_seen_empty(&self) -> bool {
+        // Ordering: Acquire, see "as others see it".
+        let head = self.head.word.load(Acquire);
+        // Ordering: as above.
+        head & FLAGS == 0 && head == self.tail.word.load(Acquire)
+    }
+
+    /// A send never has to wait.
+    #[expect(clippy::unused_self, reason = "as the other kinds have it")]
+    pub(super) fn send_version(&self) -> u64 {
+        0
+    }
+
+    /// An empty list has a value only once `tail` moves or one comes back, or none ever once it is closed.
+    pub(super) fn recv_version(&self) -> u64 {
+        self.waiting.with(|waiting| {
+            // Ordering: Acquire, see "as others see it".
+            let tail = self.tail.word.load(Acquire);
+            (position(tail) | (tail & CLOSED)).wrapping_add(waiting.returned.version() * STEP)
         })
     }
 
@@ -503,21 +602,42 @@ impl<T, M: Mode> List<T, M> {
             // Ordering: Acquire, so that the second load of `tail` is not older.
             let head = self.head.word.load(Acquire);
             // Ordering: Relaxed, `tail` only grows: if it is the same, it was all the time.
-            if position(self.tail.word.load(Relaxed)) == position(tail) {
+            if head & RETURNED == 0 && position(self.tail.word.load(Relaxed)) == position(tail) {
                 let len = count(tail).wrapping_sub(count(head));
                 return usize::try_from(len).unwrap_or(usize::MAX);
+            }
+            if head & RETURNED != 0
+                && let Some(len) = self.len_with_returned()
+            {
+                return len;
             }
             backoff.pause();
         }
     }
 
+    /// The same under the lock, where `head` stands still while values that came back wait. `None`: none do.
+    fn len_with_returned(&self) -> Option<usize> {
+        self.waiting.with(|waiting| {
+            if waiting.returned.is_empty() {
+                return None;
+            }
+            // Ordering: Relaxed, nobody moves it while it has `RETURNED`.
+            let head = self.head.word.load(Relaxed);
+            // Ordering: Acquire, so that it is not older than `head`.
+            let in_list = count(self.tail.word.load(Acquire)).wrapping_sub(count(head));
+            usize::try_from(in_list)
+                .ok()?
+                .checked_add(waiting.returned.len())
+        })
+    }
+
     pub(super) fn stats(&self) -> ChannelStats {
         self.waiting.with(|waiting| {
             // Ordering: Acquire, `head` first, so that no more is received than was sent.
-            let received = count(self.head.word.load(Acquire));
+            let taken = count(self.head.word.load(Acquire));
             // Ordering: Acquire, as above.
             let sent = count(self.tail.word.load(Acquire));
-            waiting.stats(sent, received)
+            waiting.stats(sent, taken)
         })
     }
 
@@ -543,6 +663,8 @@ impl<T, M: Mode> List<T, M> {
             }
             at += STEP;
         }
+        // SAFETY: nobody else uses the channel, by the caller's promise.
+        unsafe { self.waiting.get_in_stopped_world() }.visit(visit);
     }
 }
 

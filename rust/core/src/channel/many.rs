@@ -32,8 +32,8 @@ impl<T, M: Mode> Channel<T, M> {
         Ok(())
     }
 
-    /// Receives up to `max` values without waiting, and puts them last in `values`. Blocked senders are let in as by
-    /// single receives, and their values count. An error says that there was not one.
+    /// Receives up to `max` values without waiting, and puts them last in `values`. What came back is first, and blocked
+    /// senders are let in, as by single receives; their values count. An error says that there was not one.
     pub fn try_recv_many(&self, max: usize, values: &mut Vec<T>) -> Result<(), TryRecvError> {
         let end = values.len().saturating_add(max);
         let mut is_first = true;

@@ -3,7 +3,10 @@
 //! - [`mod@array`]: a ring of `capacity` slots, without a lock while neither end has to wait;
 //! - [`rendezvous`]: capacity 0, a value passes only from hand to hand;
 //! - [`list`]: no capacity, linked blocks of slots, senders never wait;
-//! - [`timer`]: `after` and `tick`, whose values are moments and which nobody sends on.
+//! - [`timer`]: `after` and `tick`, whose values are moments and which nobody sends on;
+//! - [`select`]: of several sends and receives exactly one, whatever their kinds.
+//!
+//! [`ends`] counts the directional ends of a channel: the last of a direction to go closes it.
 //!
 //! A waiting operation is two calls, for the core never blocks: `begin_send` or `begin_recv` does the
 //! work or leaves an [`Entry`] where a peer finds it, with the caller's waiter armed; the caller
@@ -21,6 +24,10 @@
 //!   was never in the channel; such a receive took nothing, and what it did not take goes to the
 //!   next, because a hand-over that loses the claim goes on to the next entry.
 //!
+//! A receiver may be gone after it was handed a value: its event loop cancelled it at that moment, or was closed. It
+//! then calls [`abandon_recv`](Channel::abandon_recv) instead of `finish_recv`, and the value goes to the
+//! longest-waiting receiver, or to the [`returned`] ones, which every receive looks at first.
+//!
 //! Lists of waiters, and all that is not on the fast way, live in [`Guarded`], under the mode's tiny
 //! lock. Under it no foreign code runs: no `T` is dropped and no claim completed there.
 //!
@@ -31,6 +38,7 @@
 //! threads first, as an interpreter does.
 
 mod array;
+mod ends;
 mod error;
 mod list;
 mod many;
@@ -38,6 +46,8 @@ mod overflow;
 mod pressure;
 mod rate;
 mod rendezvous;
+mod returned;
+pub mod select;
 mod timer;
 mod waited;
 
@@ -50,10 +60,11 @@ use std::{
 use array::Array;
 use list::List;
 use rendezvous::Rendezvous;
+use returned::Returned;
 use timer::Timer;
-
 use waited::Waited;
 
+pub use ends::Ends;
 pub use error::{RecvError, SendError, TryRecvError, TrySendError};
 pub use overflow::Overflow;
 pub use pressure::{Gauge, Pressure};
@@ -62,7 +73,7 @@ pub use timer::Stamp;
 
 use crate::{
     sync::{Guarded, Mode, coarse_now_ns, spin_hint},
-    wait::{Claim, Entry, Outcome, Place, Unlinked, WaiterList},
+    wait::{Armed, Claim, Entry, Outcome, Place, Unlinked, WaiterList, WaiterRef},
 };
 
 /// How [`Channel::begin_send`] went.
@@ -94,9 +105,10 @@ pub enum BeginRecv<T, L = Arc<Entry<T>>> {
 pub struct ChannelStats {
     /// Values that senders have put in or handed over.
     pub sent: u64,
-    /// Values that receivers have taken out or been handed.
+    /// Values that receivers have taken out or been handed, without those that came back.
     pub received: u64,
-    /// Values that were thrown away: ticks that nobody took in time, values in the place of which another was sent, or that were not sent at all.
+    /// Values that nobody will receive: ticks that nobody took in time, what came back too late, values in the place of
+    /// which another was sent, and those that were thrown away instead of being sent.
     pub dropped: u64,
     /// Sends that had to wait, for room or for a token: one that waited for both counts twice.
     pub send_waits: u64,
@@ -227,12 +239,13 @@ impl<T, M: Mode> Channel<T, M> {
         matches!(self.kind, Kind::Timer(_))
     }
 
-    /// How many values are buffered: right at one moment during the call.
+    /// How many values are buffered or came back: right at one moment during the call. It may be more than
+    /// [`capacity`](Self::capacity), because what comes back takes no slot.
     pub fn len(&self) -> usize {
         of_kind!(self, kind => kind.len())
     }
 
-    /// Whether nothing is buffered.
+    /// Whether nothing can be received without a sender.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -259,7 +272,18 @@ impl<T, M: Mode> Channel<T, M> {
 
     /// Sends without waiting, by the channel's [`Overflow`]: `Full` says that it has to wait or to fail, which is not
     /// for us to do. What was thrown away, if anything, is the caller's to drop.
-    pub fn offer(&self, mut value: T) -> Result<Option<T>, TrySendError<T>> {
+    #[inline]
+    pub fn offer(&self, value: T) -> Result<Option<T>, TrySendError<T>> {
+        match self.try_send(value) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(value)) if self.overflow.drops() => self.offer_to_full(value),
+            Err(error) => Err(error),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn offer_to_full(&self, mut value: T) -> Result<Option<T>, TrySendError<T>> {
         let mut backoff = Backoff::new();
         loop {
             value = match (self.try_send(value), &self.kind, self.overflow) {
@@ -304,7 +328,7 @@ impl<T, M: Mode> Channel<T, M> {
         if outcome == Outcome::Handed {
             return Ok(());
         }
-        of_kind!(self, kind => kind.forget_sender(entry));
+        self.forget_sender(entry);
         // SAFETY: the wait ended without a hand-over and the entry is in no list, so the slot is the
         // owner's again, who is the caller.
         let value = unsafe { entry.take() }.expect("a send that failed has its value");
@@ -336,7 +360,7 @@ impl<T, M: Mode> Channel<T, M> {
             // SAFETY: the owner, who is the caller, saw the outcome.
             return Ok(unsafe { entry.take() }.expect("a hand-over leaves a value"));
         }
-        of_kind!(self, kind => kind.forget_receiver(entry));
+        self.forget_receiver(entry);
         Err(match outcome {
             Outcome::Handed => unreachable!("answered above"),
             Outcome::Closed => RecvError::Closed,
@@ -375,18 +399,40 @@ impl<T, M: Mode> Channel<T, M> {
         unsafe { self.timer().resume_recv(entry, place) }
     }
 
-    /// Ends a receive on a timer that waited, where nobody takes what came of it: that goes to the next in line.
-    ///
-    /// # Safety
-    /// As for [`finish_recv`](Self::finish_recv), which this stands for.
-    pub unsafe fn abandon_recv(&self, entry: &Entry<T>) {
-        self.timer().forget_receiver(entry);
-    }
-
     fn timer(&self) -> &Timer<T, M> {
         match &self.kind {
             Kind::Timer(timer) => timer,
             _ => unreachable!("asked of no other kind"),
+        }
+    }
+
+    /// Ends a receive that waited and whose receiver is gone. A value that it was handed goes to the
+    /// longest-waiting receiver; where none waits, the next receive gets it, before all that were sent later.
+    ///
+    /// Gives a value that nobody will receive, because the channel was [cleared](Self::clear), to be dropped where foreign
+    /// code may run.
+    ///
+    /// # Safety
+    /// As for [`finish_recv`](Self::finish_recv), which is not called as well.
+    #[must_use = "what is dropped here may run foreign code"]
+    pub unsafe fn abandon_recv(&self, entry: &Entry<T>) -> Option<T> {
+        if self.is_timer() || outcome_of(entry) != Outcome::Handed {
+            // A timer gives the tick to the next in line itself.
+            of_kind!(self, kind => kind.forget_receiver(entry));
+            return None;
+        }
+        // SAFETY: the owner, who is the caller, saw the outcome.
+        let value = unsafe { entry.take() }.expect("a hand-over leaves a value");
+        self.give_back(entry, value)
+    }
+
+    /// Takes back the value that the receiver of `entry` was handed.
+    fn give_back(&self, entry: &Entry<T>, value: T) -> Option<T> {
+        match &self.kind {
+            Kind::Array(array) => array.give_back(entry, value),
+            Kind::Rendezvous(rendezvous) => rendezvous.give_back(entry, value),
+            Kind::List(list) => list.give_back(entry, value),
+            Kind::Timer(_) => unreachable!("a timer gives its ticks to the next in line itself"),
         }
     }
 
@@ -400,7 +446,68 @@ impl<T, M: Mode> Channel<T, M> {
         stats
     }
 
-    /// Calls `visit` for each value that the channel keeps alive: the buffered ones and those of
+    // What a select needs of each kind.
+
+    /// Whether a receive would have to wait, where that is seen at less cost than by trying.
+    #[inline]
+    fn is_seen_empty(&self) -> bool {
+        match &self.kind {
+            Kind::Array(array) => array.is_seen_empty(),
+            Kind::List(list) => list.is_seen_empty(),
+            Kind::Rendezvous(_) | Kind::Timer(_) => false,
+        }
+    }
+
+    /// Links an entry for a waiter that is armed already, as the last sender. `Err`: a send need not wait, and is the
+    /// caller's to try; who waits is no other than the same waiter.
+    fn link_armed_sender(&self, value: T, place: Armed<T>) -> Result<(), T> {
+        of_kind!(self, kind => kind.link_armed_sender(value, place))
+    }
+
+    /// The same for a receiver. `false`: a receive need not wait.
+    fn link_armed_receiver(&self, place: Armed<T>) -> bool {
+        of_kind!(self, kind => kind.link_armed_receiver(place))
+    }
+
+    /// Unlinks a sender, if it is linked.
+    fn forget_sender(&self, entry: &Entry<T>) {
+        of_kind!(self, kind => kind.forget_sender(entry));
+    }
+
+    /// Unlinks a receiver, if it is linked.
+    fn forget_receiver(&self, entry: &Entry<T>) {
+        of_kind!(self, kind => kind.forget_receiver(entry));
+    }
+
+    /// The same for a receiver whose wait is over, and what it was given, if it wants that; otherwise that goes to the
+    /// next in line.
+    ///
+    /// # Safety
+    /// As for [`finish_recv`](Self::finish_recv).
+    unsafe fn take_back_receiver(&self, entry: &Entry<T>, wants: bool) -> Option<T> {
+        if let Kind::Timer(timer) = &self.kind {
+            // SAFETY: the caller's promise.
+            return unsafe { timer.take_back_receiver(entry, wants) };
+        }
+        self.forget_receiver(entry);
+        // SAFETY: off its list, and its wait is over: the slot is the owner's again. Other kinds give nothing to who
+        // has been given something elsewhere.
+        unsafe { entry.take() }
+    }
+
+    /// Moves, and only up, whenever a send that would have to wait may no longer have to. So if it is the same before
+    /// such a send was tried and after, the send would have had to wait all the time between the try and the second
+    /// reading.
+    fn send_version(&self) -> u64 {
+        of_kind!(self, kind => kind.send_version())
+    }
+
+    /// The same for a receive.
+    fn recv_version(&self) -> u64 {
+        of_kind!(self, kind => kind.recv_version())
+    }
+
+    /// Calls `visit` for each value that the channel keeps alive: the buffered ones, those that came back and those of
     /// blocked senders. For a garbage collector. A value that was handed to a receiver which has not
     /// run yet is the receiver's.
     ///
@@ -411,12 +518,45 @@ impl<T, M: Mode> Channel<T, M> {
         of_kind!(self, kind => unsafe { kind.for_each(visit) });
     }
 
-    /// Closes the channel and takes out what is buffered, for the caller to drop where foreign code may
-    /// run. For a garbage collector that breaks a cycle. Blocked senders get their values back.
+    /// Calls `visit` for each waiter that an entry here has: what is alive as long as the channel is, because it is
+    /// waited for here. For a garbage collector.
+    ///
+    /// # Safety
+    /// As for [`for_each`](Self::for_each).
+    pub unsafe fn for_each_waiter(&self, mut visit: impl FnMut(&WaiterRef)) {
+        // SAFETY: the caller's promise.
+        let waiting = unsafe {
+            match &self.kind {
+                Kind::Array(array) => array.waiting_in_stopped_world(),
+                Kind::Rendezvous(rendezvous) => rendezvous.waiting_in_stopped_world(),
+                Kind::List(list) => list.waiting_in_stopped_world(),
+                Kind::Timer(_) => return, // who waits for the time is no garbage
+            }
+        };
+        waiting.receivers.for_each(|entry| visit(&entry.waiter));
+        waiting.senders.for_each(|entry| visit(&entry.waiter));
+    }
+
+    /// No receiver will come any more, or a garbage collector breaks a cycle: closes the channel and takes out what is
+    /// in it, for the caller to drop where foreign code may run. Blocked senders get their values back. What is taken
+    /// out, and what comes back from now on, counts as dropped.
     #[must_use = "what is dropped here may run foreign code"]
     pub fn clear(&self) -> Vec<T> {
         self.close();
-        std::iter::from_fn(|| self.try_recv().ok()).collect()
+        self.with_waiting(Waiting::refuse_returns);
+        let left: Vec<T> = std::iter::from_fn(|| self.try_recv().ok()).collect();
+        self.with_waiting(|waiting| waiting.dropped += left.len() as u64);
+        left
+    }
+
+    /// Changes what the lock guards. A timer has no such thing: what it keeps it can make again.
+    fn with_waiting(&self, change: impl FnOnce(&mut Waiting<T>)) {
+        match &self.kind {
+            Kind::Array(array) => array.waiting(change),
+            Kind::Rendezvous(rendezvous) => rendezvous.waiting(change),
+            Kind::List(list) => list.waiting(change),
+            Kind::Timer(_) => {}
+        }
     }
 }
 
@@ -444,12 +584,16 @@ struct Waiting<T> {
     receivers: WaiterList<T>,
     /// Their slots hold what they send.
     senders: WaiterList<T>,
-    /// Values that went from a sender's hand to a receiver's and never were in a ring.
+    /// What receivers were handed and could not take. Empty while a receiver is linked.
+    returned: Returned<T>,
+    /// Values that went from a sender's hand to a receiver's and never were in a ring. It numbers them, too.
     handed: u64,
     /// Values that were taken out of a ring to make room.
     replaced: u64,
     /// Values that were not put in for want of room.
     refused: u64,
+    /// Values that were in the channel, and that nobody will receive.
+    dropped: u64,
     send_waits: u64,
     recv_waits: u64,
     send_waited: Waited,
@@ -464,9 +608,11 @@ impl<T> Waiting<T> {
         Self {
             receivers: WaiterList::default(),
             senders: WaiterList::default(),
+            returned: Returned::default(),
             handed: 0,
             replaced: 0,
             refused: 0,
+            dropped: 0,
             send_waits: 0,
             recv_waits: 0,
             send_waited: Waited::default(),
@@ -520,6 +666,52 @@ impl<T> Waiting<T> {
         place.link(&mut self.receivers, None)
     }
 
+    /// Puts a sender's value in the hand of the longest-waiting receiver, whose claim the caller completes outside the
+    /// lock. Gives it back where none waits: then nobody is linked any more.
+    fn hand_over(&mut self, value: T) -> Result<Claimed<T>, T> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "numbers wrap, see `Returned`"
+        )]
+        let claimed = self.put_in_hand(value, self.handed as u32)?;
+        self.handed += 1;
+        Ok(claimed)
+    }
+
+    fn put_in_hand(&mut self, value: T, number: u32) -> Result<Claimed<T>, T> {
+        let Some((entry, claim)) = self.claim_receiver() else {
+            return Err(value);
+        };
+        // SAFETY: the claim makes the slot ours until it completes, and the lock is held.
+        unsafe {
+            entry.put(value);
+            entry.set_number(number);
+        }
+        Ok((entry, claim))
+    }
+
+    /// Takes back what the receiver of `entry` was handed.
+    fn give_back(&mut self, entry: &Entry<T>, value: T) -> GivenBack<T> {
+        // SAFETY: the lock is held.
+        let number = unsafe { entry.number() };
+        let value = match self.put_in_hand(value, number) {
+            Ok(claimed) => return GivenBack::Handed(claimed),
+            Err(value) => value,
+        };
+        match self.returned.put(number, value) {
+            Ok(()) => GivenBack::Kept,
+            Err(value) => {
+                self.dropped += 1;
+                GivenBack::Dropped(value)
+            }
+        }
+    }
+
+    /// Nobody will receive: what comes back from now on is dropped.
+    fn refuse_returns(&mut self) {
+        self.returned.refuse();
+    }
+
     /// Takes everybody off the lists, for a close. The vector grows under the lock, once in a
     /// channel's life.
     fn claim_all(&mut self) -> Vec<Claimed<T>> {
@@ -530,16 +722,18 @@ impl<T> Waiting<T> {
         all
     }
 
-    /// `sent` and `received` are what went into a ring and out of it.
-    fn stats(&mut self, sent: u64, received: u64) -> ChannelStats {
+    /// `sent` and `taken` are what went into a ring and out of it.
+    fn stats(&mut self, sent: u64, taken: u64) -> ChannelStats {
         self.receivers_pass_time();
         self.senders_pass_time();
+        let left = taken.wrapping_add(self.handed);
+        let lost = self.dropped.wrapping_add(self.replaced);
         ChannelStats {
             sent: sent.wrapping_add(self.handed),
-            received: received
-                .wrapping_add(self.handed)
-                .wrapping_sub(self.replaced),
-            dropped: self.replaced.wrapping_add(self.refused),
+            received: left
+                .wrapping_sub(self.returned.len() as u64)
+                .wrapping_sub(lost),
+            dropped: lost.wrapping_add(self.refused),
             send_waits: self.send_waits,
             recv_waits: self.recv_waits,
             send_waited: self.send_waited.total(),
@@ -547,7 +741,9 @@ impl<T> Waiting<T> {
         }
     }
 
-    fn visit_senders(&mut self, mut visit: impl FnMut(&T)) {
+    /// Shows the values that no ring holds.
+    fn visit(&mut self, mut visit: impl FnMut(&T)) {
+        self.returned.for_each(&mut visit);
         self.senders.for_each(|entry| {
             // SAFETY: called with the world stopped, so nobody touches the slot.
             if let Some(value) = unsafe { entry.peek() } {
@@ -557,11 +753,39 @@ impl<T> Waiting<T> {
     }
 }
 
+/// What became of a value that came back.
+enum GivenBack<T> {
+    /// A receiver waited for it. Its claim is completed outside the lock.
+    Handed(Claimed<T>),
+    /// It is among the returned ones.
+    Kept,
+    /// Nobody will receive it. It is dropped outside the lock.
+    Dropped(T),
+}
+
+impl<T> GivenBack<T> {
+    /// Wakes the receiver that got it. Called outside the lock.
+    fn settle(self) -> Option<T> {
+        match self {
+            GivenBack::Handed(claimed) => wake_handed(claimed),
+            GivenBack::Kept => {}
+            GivenBack::Dropped(value) => return Some(value),
+        }
+        None
+    }
+}
+
+/// Wakes the peer that was served. Called outside the lock.
+fn wake_handed<T>((entry, claim): Claimed<T>) {
+    drop(entry); // its owner has a reference, and a thread may be ended in the wake
+    claim.complete(Outcome::Handed);
+}
+
 /// Ends the waits that a close claimed. Called outside the lock.
 fn wake_closed<T>(all: Vec<Claimed<T>>) {
     for (entry, claim) in all {
-        claim.complete(Outcome::Closed);
         drop(entry);
+        claim.complete(Outcome::Closed);
     }
 }
 

@@ -9,7 +9,8 @@ pub enum Overflow {
     Block,
     /// It throws its own value away.
     DropNewest,
-    /// It throws away the value that is the next to be received, and puts its own in, as one step.
+    /// It throws away the oldest value that takes up room, and puts its own in, as one step. Values that came back take
+    /// none, and stay.
     DropOldest,
     /// It fails.
     Error,

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     sync::{Mode, coarse_now_ns, spin_hint},
-    wait::{Entry, Outcome, Place, WaiterList},
+    wait::{Armed, Entry, Outcome, Place, WaiterList},
 };
 
 /// What a tick is as a value.
@@ -67,6 +67,8 @@ struct State<T> {
     line: WaiterList<T>,
     recv_waits: u64,
     recv_waited: Waited,
+    /// Ticks that came back from those who could not use them.
+    given_back: u64,
 }
 
 /// Whom to wake after the lock.
@@ -112,6 +114,14 @@ impl<T> State<T> {
         None
     }
 
+    /// Gives a tick to the next one: who has it cannot use it. What comes back was dropped.
+    fn give_back(&mut self, value: T, woken: &mut Woken<T>) -> Option<T> {
+        // INVARIANT: 1, the tick is not received after all.
+        self.received -= 1;
+        self.given_back += 1;
+        self.deliver(value, woken)
+    }
+
     fn close(&mut self, woken: &mut Woken<T>) {
         self.closed = true;
         while let Some(claimed) = self.line.claim_first() {
@@ -141,6 +151,7 @@ impl<T, M: Mode> Timer<T, M> {
                 line: WaiterList::default(),
                 recv_waits: 0,
                 recv_waited: Waited::default(),
+                given_back: 0,
             }),
         }
     }
@@ -394,11 +405,58 @@ impl<T, M: Mode> Timer<T, M> {
             state.line.remove(entry);
             // SAFETY: its wait has ended without a claim of ours, so the slot is the lock's.
             let value = unsafe { entry.take() }?;
-            // INVARIANT: 1, the tick is not received after all.
-            state.received -= 1;
-            state.deliver(value, woken)
+            state.give_back(value, woken)
         });
         drop(dropped); // outside the lock
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_sender): nobody sends here.
+    #[expect(clippy::unused_self, reason = "as the other kinds have it")]
+    pub(super) fn link_armed_sender(&self, value: T, _: Armed<T>) -> Result<(), T> {
+        Err(value)
+    }
+
+    /// See [`Channel`](super::Channel::link_armed_receiver). The wait is to time out at [`next_tick`](Self::next_tick).
+    pub(super) fn link_armed_receiver(&self, place: Armed<T>) -> bool {
+        self.at(Instant::now(), |state, _| {
+            if state.buffered.is_some() || state.closed {
+                return false;
+            }
+            state.recv_waits += 1;
+            place.link(&mut state.line, None);
+            true
+        })
+    }
+
+    /// Takes a receiver out of the line whose wait is over, and what it was given, if it wants that.
+    ///
+    /// # Safety
+    /// As for [`Channel::finish_recv`](super::Channel::finish_recv).
+    pub(super) unsafe fn take_back_receiver(&self, entry: &Entry<T>, wants: bool) -> Option<T> {
+        let (taken, dropped) = self.at(Instant::now(), |state, woken| {
+            state.line.remove(entry);
+            // SAFETY: its wait is over: the slot is the lock's, or has what it was handed.
+            match unsafe { entry.take() } {
+                Some(value) if wants => (Some(value), None),
+                Some(value) => (None, state.give_back(value, woken)),
+                None => (None, None),
+            }
+        });
+        drop(dropped); // outside the lock
+        taken
+    }
+
+    /// A send never has to wait.
+    #[expect(clippy::unused_self, reason = "as the other kinds have it")]
+    pub(super) fn send_version(&self) -> u64 {
+        0
+    }
+
+    /// There is something to receive once a tick was due or was given back, and no more once it is closed.
+    pub(super) fn recv_version(&self) -> u64 {
+        self.at(Instant::now(), |state, _| {
+            state.next + state.given_back + u64::from(state.closed)
+        })
     }
 
     /// # Safety

@@ -42,6 +42,10 @@ pub enum Order {
     TakeOver(Mission),
     /// The monitor cannot call the host itself.
     Report(Stall),
+    /// Likewise, for the lines of the tasks in a trace.
+    ShowTasks,
+    /// Nor may it drop a task, or have a thread started: the budget allows so many workers now.
+    Resize(usize),
 }
 
 #[derive(Debug, Default)]

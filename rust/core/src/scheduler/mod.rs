@@ -64,7 +64,7 @@ use crate::{
     },
     task::Task,
     topology::Layout,
-    wait::{Epoch, WaiterRef},
+    wait::{Epoch, WaiterRef, fork},
 };
 
 /// After how long a spare machine for which there was no thread is tried again: each try may cost the host a message.
@@ -85,6 +85,9 @@ pub struct Host {
     pub start_machine: fn(machine: &'static Machine) -> bool,
     /// A task has kept the thread on which others are parked for too long. Called on another machine's thread.
     pub on_stall: unsafe fn(stall: &Stall),
+    /// Writes a line for each task of `scheduler` to the standard error, behind what the monitor has written. Called on a
+    /// machine's thread.
+    pub show_tasks: unsafe fn(scheduler: &'static Scheduler),
 }
 
 /// How a scheduler is made.
@@ -93,6 +96,9 @@ pub struct Config {
     pub host: &'static Host,
     /// How many run at once.
     pub workers: usize,
+    /// How many it may have now, at any time: asked each second while something runs, by the monitor, and followed until
+    /// somebody else says how many there are to be. `None`: it keeps what it has.
+    pub budget: Option<fn() -> usize>,
     /// Tasks park as fibers of their thread; otherwise each keeps its thread.
     pub fibers: bool,
     /// The embedder lets one thread run at a time (the GIL), so submitting needs no fence.
@@ -108,8 +114,13 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Scheduler {
     host: &'static Host,
+    /// The process that it was made in: its threads are there.
+    generation: u32,
     /// As asked for. Written under the lock of `idle`.
     workers: AtomicUsize,
+    budget: Option<fn() -> usize>,
+    /// Nobody has said how many workers there are to be. Written under the lock of `idle`.
+    follows_budget: AtomicBool,
     fibers: bool,
     exclusive: bool,
     stall_after: Duration,
@@ -182,7 +193,10 @@ impl Scheduler {
             .collect();
         let scheduler = Self {
             host: config.host,
+            generation: fork::generation(),
             workers: AtomicUsize::new(config.workers.max(1)),
+            budget: config.budget,
+            follows_budget: AtomicBool::new(config.budget.is_some()),
             fibers: config.fibers,
             exclusive: config.exclusive,
             stall_after: config.stall_after,
@@ -219,6 +233,13 @@ impl Scheduler {
 
     pub fn fibers(&self) -> bool {
         self.fibers
+    }
+
+    /// Whether it is of this process. In a forked child its parent's is not: it runs nothing, and a thread that does not
+    /// exist there may hold any of its locks.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.generation == fork::generation()
     }
 
     fn new_worker(&self, slot: usize) -> &'static Worker {

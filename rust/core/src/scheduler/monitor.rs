@@ -37,6 +37,8 @@ const QUIET_ROUNDS: u32 = 50;
 const INTERVAL_MAX: Duration = Duration::from_millis(5);
 /// A take-over is "at once" within this time of its order.
 const AT_ONCE: Duration = Duration::from_millis(2);
+/// How often it asks how many workers there may be. That reads a few small files.
+const BUDGET_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it goes on watching after the last worker fell asleep: a burst must not wake it each time.
 const LINGER: Duration = Duration::from_millis(50);
 
@@ -127,6 +129,7 @@ impl Scheduler {
         let mut quiet = 0_u32;
         let mut stalls = stall::Watch::default();
         let mut trace_at = None;
+        let mut budget_at = last_awake + BUDGET_INTERVAL;
         // Ordering: Relaxed, a flag that is seen soon enough.
         while !self.stopping.load(Ordering::Relaxed) {
             let interval = self.monitor.probation() / 2 * (1 << (quiet / QUIET_ROUNDS).min(8));
@@ -145,6 +148,7 @@ impl Scheduler {
             self.rescue_from_orphans(&rescue);
             stalls.look(self, now);
             self.trace_if_due(&mut trace_at, now);
+            self.look_at_budget(&mut budget_at, now);
             quiet = if acted { 0 } else { quiet.saturating_add(1) };
             if awake {
                 last_awake = now;
@@ -219,6 +223,25 @@ impl Scheduler {
             turn,
             issued: now,
         }))
+    }
+
+    /// Follows the budget, if it is time to look at it. While nothing runs the monitor sleeps, and does not look.
+    pub(super) fn look_at_budget(&'static self, due_at: &mut Instant, now: Instant) {
+        // Ordering: Relaxed, a hint; `follow_budget` decides under the lock.
+        let Some(budget) = self
+            .budget
+            .filter(|_| self.follows_budget.load(Ordering::Relaxed))
+        else {
+            return;
+        };
+        if now < *due_at {
+            return;
+        }
+        *due_at = now + BUDGET_INTERVAL;
+        let workers = budget();
+        if workers != self.workers() {
+            self.order(Order::Resize(workers)); // without a spare machine it is tried again next time
+        }
     }
 
     /// Wakes a spare machine for `order`. `false`: there is none now.

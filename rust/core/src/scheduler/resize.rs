@@ -11,7 +11,7 @@ use std::ptr;
 
 use super::{Scheduler, idle::Idle, queue::Queue, worker::Worker};
 use crate::{
-    sync::{AtomicPtr, Ordering},
+    sync::{AtomicPtr, LockGuard, Ordering},
     topology::Layout,
 };
 
@@ -115,10 +115,24 @@ impl Scheduler {
         }
     }
 
-    /// Changes how many may run at once. More come in as there is work; of fewer, one whose task runs goes when that
-    /// parks or ends. Called on a thread that may drop a task.
+    /// Changes how many may run at once, whatever the budget says from now on. More come in as there is work; of fewer,
+    /// one whose task runs goes when that parks or ends. Called on a thread that may drop a task.
     pub fn set_workers(&'static self, workers: usize) {
-        let mut idle = self.idle.lock();
+        let idle = self.idle.lock();
+        self.follows_budget.store(false, Ordering::Relaxed); // Ordering: Relaxed, under the lock.
+        self.resize(idle, workers);
+    }
+
+    /// The same for a number that was the budget a moment ago: nothing if somebody has set another since.
+    pub(super) fn follow_budget(&'static self, workers: usize) {
+        let idle = self.idle.lock();
+        // Ordering: Relaxed, under the lock.
+        if self.follows_budget.load(Ordering::Relaxed) {
+            self.resize(idle, workers);
+        }
+    }
+
+    fn resize(&'static self, mut idle: LockGuard<'static, Idle>, workers: usize) {
         // Ordering: Relaxed, a number to show.
         self.workers.store(workers.max(1), Ordering::Relaxed);
         let count = slots_for(workers, self.exclusive, &self.layout);

@@ -3,7 +3,7 @@
 //! Each of these was a hang, or a monitor that never slept, before it was a test. `tests/scheduler.rs` races the whole.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind, panic_any},
     ptr::{self, NonNull},
     time::{Duration, Instant},
@@ -50,6 +50,7 @@ static HOST: Host = Host {
         true
     },
     on_stall: |_| unreachable!("nobody watches"),
+    show_tasks: |_| unreachable!("nobody watches"),
 };
 
 fn in_its_sleep(event: impl FnOnce(&'static Machine) + 'static) {
@@ -94,12 +95,17 @@ fn scheduler_on(nodes: u32, workers: u32) -> &'static Scheduler {
 }
 
 fn on(layout: Layout, fibers: bool) -> &'static Scheduler {
+    with_budget(layout, fibers, None)
+}
+
+fn with_budget(layout: Layout, fibers: bool, budget: Option<fn() -> usize>) -> &'static Scheduler {
     let scheduler = Scheduler::new(Config {
         host: &HOST,
         workers: layout.seats(),
         fibers,
         exclusive: false,
         stall_after: STALL_AFTER,
+        budget,
         trace: None,
         layout,
     });
@@ -920,4 +926,91 @@ fn nobody_pauses_when_no_other_worker_runs() {
     victim.set_idle(&mut thief.scheduler.idle.lock(), true);
     put(other, Place::Sleeping);
     assert!(matches!(thief.next(), Next::Task(_)));
+}
+
+thread_local! {
+    /// What the machine has for the scheduler of this test, and how often somebody has asked.
+    static BUDGET: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
+fn budget() -> usize {
+    let (workers, asked) = BUDGET.get();
+    BUDGET.set((workers, asked + 1));
+    workers
+}
+
+/// What the monitor does while something runs, `seconds` after the start, while `spare` sleeps.
+fn monitor_looks_at_budget(
+    spare: &'static Machine,
+    due_at: &mut Instant,
+    now: Instant,
+    workers: usize,
+) {
+    BUDGET.set((workers, 0));
+    let mut due = *due_at;
+    let scheduler = spare.scheduler;
+    in_its_sleep(move |_| {
+        scheduler.look_at_budget(&mut due, now);
+        scheduler.look_at_budget(&mut due, now); // too early for another
+        DUE.set(Some(due));
+    });
+    spare.rest(false);
+    *due_at = DUE.take().expect("it has looked");
+}
+
+thread_local! {
+    static DUE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+#[test]
+fn the_workers_follow_the_budget_each_second() {
+    let scheduler = with_budget(Layout::flat(8), true, Some(budget));
+    let spare = scheduler.new_machine();
+    let start = Instant::now();
+    let mut due_at = start;
+    for (second, workers) in [(0, 3), (1, 3), (2, 1), (3, 8)] {
+        let now = start + Duration::from_secs(second);
+        monitor_looks_at_budget(spare, &mut due_at, now, workers);
+        assert_eq!(BUDGET.get(), (workers, 1));
+        assert_eq!(
+            (scheduler.workers(), scheduler.slots.len()),
+            (workers, workers)
+        );
+    }
+    drop(started());
+}
+
+#[test]
+fn workers_that_somebody_has_set_do_not_follow_the_budget() {
+    let scheduler = with_budget(Layout::flat(8), true, Some(budget));
+    let spare = scheduler.new_machine();
+    let start = Instant::now();
+    BUDGET.set((2, 0));
+    in_its_sleep(move |_| {
+        scheduler.look_at_budget(&mut start.clone(), start);
+        scheduler.set_workers(5); // while the order is on its way
+    });
+    spare.rest(false);
+    assert_eq!((scheduler.workers(), BUDGET.get()), (5, (2, 1)));
+    monitor_looks_at_budget(spare, &mut start.clone(), start, 3);
+    assert_eq!((scheduler.workers(), BUDGET.get()), (5, (3, 0)));
+    drop(started());
+}
+
+#[test]
+fn a_machine_with_a_ready_stack_rather_takes_a_worker_of_its_own_node() {
+    for node in [2, 0, 1] {
+        let scheduler = scheduler_on(3, 2);
+        // It had a worker of that node, and gave it up; from there it comes to rest with a stack that others made ready.
+        let (machine, worker) = machine_of(scheduler, node);
+        let (other, _) = machine_of(scheduler, (node + 1) % 3);
+        machine.settle(worker);
+        scheduler.set_free(machine.take_worker());
+        scheduler.set_free(other.take_worker()); // the one that is found where nobody asks for a node
+        machine
+            .inbox
+            .push(NonNull::from(Box::leak(Stack::new(machine))));
+        assert!(!machine.rest(false));
+        assert_eq!(machine.worker().map(|worker| worker.node), Some(node));
+    }
 }

@@ -9,20 +9,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Scheduler, idle::Place};
+use super::{
+    Scheduler,
+    idle::{Order, Place},
+};
 use crate::sync::Ordering;
 
 /// What is printed, and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceConfig {
     pub interval: Duration,
-    /// A line for each worker and each machine, too.
+    /// A line for each worker and each machine, too, and for each task: that one is the host's, since only it knows tasks.
     pub detail: bool,
 }
 
 impl Scheduler {
     /// Prints if it is time to. Says when it is next, if ever. The monitor only.
-    pub(super) fn trace_if_due(&self, due_at: &mut Option<Instant>, now: Instant) {
+    pub(super) fn trace_if_due(&'static self, due_at: &mut Option<Instant>, now: Instant) {
         let Some(config) = self.trace else { return };
         if due_at.is_some_and(|due_at| now < due_at) {
             return;
@@ -31,6 +34,9 @@ impl Scheduler {
         let text = self.describe(config.detail);
         // There is nobody to tell that the standard error is closed.
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        if config.detail {
+            self.order(Order::ShowTasks); // without a spare machine there are none this time
+        }
     }
 
     pub(super) fn describe(&self, detail: bool) -> String {

@@ -12,6 +12,8 @@ use super::{AtomicU64, Ordering};
 pub trait Mode: Copy + Send + Sync + 'static {
     type Word: Word;
     type Lock: RawLock;
+    /// Whether others may be at a structure during a use of it.
+    const SHARED: bool;
 }
 
 /// Any number of threads at once: atomics.
@@ -21,6 +23,7 @@ pub struct Shared;
 impl Mode for Shared {
     type Word = AtomicU64;
     type Lock = SpinLock;
+    const SHARED: bool = true;
 }
 
 /// One caller at a time, by a lock that the callers hold already: plain cells, no lock.
@@ -39,6 +42,7 @@ impl Exclusive {
 impl Mode for Exclusive {
     type Word = PlainWord;
     type Lock = NoLock;
+    const SHARED: bool = false;
 }
 
 /// A 64-bit word with the operations of an atomic one. The orderings are for [`Shared`]; under

@@ -17,6 +17,7 @@ static HOST: Host = Host {
     idle: |_, _| unreachable!("nothing runs"),
     start_machine: |_| unreachable!("nothing runs"),
     on_stall: |_| unreachable!("nothing runs"),
+    show_tasks: |_| unreachable!("nothing runs"),
 };
 
 static VTABLE: TaskVtable = TaskVtable {
@@ -45,6 +46,7 @@ impl Coroutine {
             fibers: false,
             exclusive: false,
             stall_after: STALL_AFTER,
+            budget: None,
             trace: None,
             layout: Layout::flat(1),
         });

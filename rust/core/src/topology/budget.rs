@@ -14,11 +14,17 @@ pub struct CpuBudget {
 }
 
 impl CpuBudget {
-    /// What holds now: a mask and a quota may change while the process runs.
+    /// What holds now: a mask and a quota may change while the process runs. Reads two files of `/proc`, and one for each
+    /// group on the way up; nothing is remembered.
     pub fn detect() -> Self {
+        Self::detect_below(Path::new("/"))
+    }
+
+    /// The same with the files below `root`.
+    fn detect_below(root: &Path) -> Self {
         Self {
             allowed: affinity::allowed_cpus(),
-            quota: cgroup::cpu_quota(Path::new("/")),
+            quota: cgroup::cpu_quota(root),
         }
     }
 
@@ -39,7 +45,7 @@ impl CpuBudget {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::sysfs::tests::Tree, *};
 
     fn workers(allowed: &str, quota: Option<f64>) -> usize {
         let allowed = CpuSet::parse_list(allowed).unwrap();
@@ -63,6 +69,32 @@ mod tests {
     fn there_is_always_a_worker() {
         assert_eq!(workers("", None), 1);
         assert_eq!(workers("", Some(0.0)), 1);
+    }
+
+    #[test]
+    fn a_quota_that_changes_is_seen_at_the_next_look() {
+        let tree = Tree::new(&[
+            (
+                "proc/self/mountinfo",
+                "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+            ),
+            ("proc/self/cgroup", "0::/box\n"),
+            ("sys/fs/cgroup/box/cpu.max", "max 100000\n"),
+        ]);
+        let of = || CpuBudget {
+            allowed: CpuSet::parse_list("0-7").unwrap(),
+            ..CpuBudget::detect_below(tree.path())
+        };
+        assert_eq!(of().workers(), 8);
+        let file = tree.path().join("sys/fs/cgroup/box/cpu.max");
+        for (text, workers) in [
+            ("150000 100000\n", 2),
+            ("50000 100000\n", 1),
+            ("max 100000\n", 8),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(of().workers(), workers, "{text}");
+        }
     }
 
     #[test]

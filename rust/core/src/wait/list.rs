@@ -46,6 +46,8 @@ struct Links<T> {
     linked: bool,
     /// The list holds a reference of the entry's `Arc`.
     counted: bool,
+    /// Of the value in the slot, see [`Entry::number`]. It outlives the links.
+    number: u32,
 }
 
 impl<T> Links<T> {
@@ -54,6 +56,7 @@ impl<T> Links<T> {
         next: ptr::null(),
         linked: false,
         counted: false,
+        number: 0,
     };
 }
 
@@ -101,6 +104,22 @@ impl<T> Entry<T> {
         debug_assert!(old.is_none(), "a value was waiting in the slot");
     }
 
+    /// The number that the value in the slot was put in with: its place among others, if it ever goes back.
+    ///
+    /// # Safety
+    /// The caller holds the lock of the list that the entry was in.
+    pub unsafe fn number(&self) -> u32 {
+        // SAFETY: guarded by the lock, by the caller's promise.
+        unsafe { (*self.links.get()).number }
+    }
+
+    /// # Safety
+    /// As for [`number`](Self::number).
+    pub unsafe fn set_number(&self, number: u32) {
+        // SAFETY: guarded by the lock, by the caller's promise.
+        unsafe { (*self.links.get()).number = number };
+    }
+
     /// Looks at what is in the slot, for a garbage collector that has stopped every other thread.
     ///
     /// # Safety
@@ -116,7 +135,8 @@ pub trait Place<T> {
     /// What the owner finishes the wait with.
     type Left;
 
-    /// Arms the waiter, which is in no wait, and links its entry last. From here on others may end the wait.
+    /// Arms the waiter, which is in no wait (but see [`Armed`]), and links its entry last. From here on others may end
+    /// the wait.
     fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Self::Left;
 }
 
@@ -147,6 +167,22 @@ impl<T> InPlace<T> {
     pub unsafe fn new(waiter: NonNull<Waiter>, memory: NonNull<MaybeUninit<Entry<T>>>) -> Self {
         Self { waiter, memory }
     }
+
+    /// # Safety
+    /// The waiter is armed for `epoch`.
+    #[inline]
+    unsafe fn link_armed(self, epoch: Epoch, list: &mut WaiterList<T>, value: Option<T>) {
+        // SAFETY: alive as long as the entry, by the promise of `new`, and the entry is never dropped.
+        let waiter = unsafe { WaiterRef::borrow(self.waiter) };
+        let entry = Entry::new(ManuallyDrop::into_inner(waiter), epoch, value);
+        // Not by way of a reference, which would not outlive the owner's own look at its entry.
+        let node = self.memory.cast::<Entry<T>>();
+        // SAFETY: free, and alive until the operation has been finished, by the promise of `new`.
+        unsafe {
+            node.write(entry);
+            list.push(node, false);
+        }
+    }
 }
 
 impl<T> Place<T> for InPlace<T> {
@@ -155,12 +191,46 @@ impl<T> Place<T> for InPlace<T> {
     #[inline]
     fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Epoch {
         // SAFETY: alive as long as the entry, by the promise of `new`, and the entry is never dropped.
-        let waiter = unsafe { WaiterRef::borrow(self.waiter) };
-        let epoch = waiter.arm();
-        let entry = Entry::new(ManuallyDrop::into_inner(waiter), epoch, value);
-        // SAFETY: free, and alive until the operation has been finished, by the promise of `new`.
-        unsafe { list.push(NonNull::from((*self.memory.as_ptr()).write(entry)), false) };
+        let epoch = unsafe { self.waiter.as_ref() }.arm();
+        // SAFETY: just armed.
+        unsafe { self.link_armed(epoch, list, value) };
         epoch
+    }
+}
+
+/// In memory of the owner's, for a waiter that is armed already: one of the entries of a select.
+#[derive(Debug)]
+pub struct Armed<T> {
+    place: InPlace<T>,
+    epoch: Epoch,
+}
+
+impl<T> Armed<T> {
+    /// # Safety
+    /// As for [`InPlace::new`], until the entry is off its list and the wait `epoch`, for which `waiter` is armed, is over.
+    pub unsafe fn new(
+        waiter: NonNull<Waiter>,
+        epoch: Epoch,
+        memory: NonNull<MaybeUninit<Entry<T>>>,
+    ) -> Self {
+        // SAFETY: the caller's promise.
+        let place = unsafe { InPlace::new(waiter, memory) };
+        Self { place, epoch }
+    }
+
+    /// Whether `entry` is another waiter's, and its wait can still be ended.
+    pub fn may_meet(&self, entry: &Entry<T>) -> bool {
+        !std::ptr::eq(&raw const *entry.waiter, self.place.waiter.as_ptr())
+            && entry.waiter.armed() == Some(entry.epoch)
+    }
+}
+
+impl<T> Place<T> for Armed<T> {
+    type Left = ();
+
+    fn link(self, list: &mut WaiterList<T>, value: Option<T>) {
+        // SAFETY: armed, by the promise of `new`.
+        unsafe { self.place.link_armed(self.epoch, list, value) };
     }
 }
 
@@ -255,6 +325,7 @@ impl<T> WaiterList<T> {
                 next: ptr::null(),
                 linked: true,
                 counted,
+                number: 0,
             };
             if self.tail.is_null() {
                 self.head = node;
@@ -374,15 +445,26 @@ impl<T> WaiterList<T> {
 
     /// Calls `visit` for each entry, for a garbage collector.
     pub fn for_each(&mut self, mut visit: impl FnMut(&Entry<T>)) {
+        self.any(|entry| {
+            visit(entry);
+            false
+        });
+    }
+
+    /// Whether an entry is what is looked for; looks no further then.
+    pub fn any(&mut self, mut is_it: impl FnMut(&Entry<T>) -> bool) -> bool {
         self.forget_other_generations();
         let mut node = self.head;
         while !node.is_null() {
             // SAFETY: linked entries are alive; the caller holds the list's lock.
             unsafe {
-                visit(&*node);
+                if is_it(&*node) {
+                    return true;
+                }
                 node = (*(*node).links.get()).next;
             }
         }
+        false
     }
 
     /// # Safety
@@ -392,11 +474,13 @@ impl<T> WaiterList<T> {
         // caller holds; the reference taken over here is the one `push` gave the list.
         unsafe {
             let links = &mut *(*node).links.get();
-            if links.prev.is_null() {
-                self.head = links.next;
+            // The pointer that `push` was given, not `node`: that may have been made of a reference to the entry, which
+            // must not reach the counts of its `Arc`.
+            let entry = if links.prev.is_null() {
+                std::mem::replace(&mut self.head, links.next)
             } else {
-                (*(*links.prev).links.get()).next = links.next;
-            }
+                std::mem::replace(&mut (*(*links.prev).links.get()).next, links.next)
+            };
             if links.next.is_null() {
                 self.tail = links.prev;
             } else {
@@ -405,7 +489,7 @@ impl<T> WaiterList<T> {
             let counted = std::mem::replace(links, Links::NONE).counted;
             self.len -= 1;
             Unlinked {
-                entry: NonNull::new_unchecked(node.cast_mut()),
+                entry: NonNull::new_unchecked(entry.cast_mut()),
                 counted,
             }
         }

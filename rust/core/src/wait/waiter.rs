@@ -210,6 +210,16 @@ impl WaiterRef {
         ManuallyDrop::new(Self(waiter))
     }
 
+    /// Whether the waiter is of this class, and so what is embedded in the class's struct.
+    pub fn is_of(&self, class: &'static WaiterClass) -> bool {
+        std::ptr::eq(self.class, class)
+    }
+
+    /// The waiter as its owner gave it, with the struct around it, which a pointer made of a reference would not reach.
+    pub fn as_ptr(&self) -> NonNull<Waiter> {
+        self.0
+    }
+
     /// Claims the right to end the wait `epoch`. `None`: it is over, or another side was first.
     #[inline]
     pub fn claim(&self, epoch: Epoch) -> Option<Claim> {

@@ -9,9 +9,9 @@ use std::{
 
 use loom::thread;
 use penstock_core::{
-    scheduler::{Config, Host, Machine, STALL_AFTER, Scheduler, Stack},
+    scheduler::{Config, Host, Machine, Refused, STALL_AFTER, Scheduler, Stack},
     task::{BeginJoin, Parking, Task, TaskVtable},
-    topology::Layout,
+    topology::{CPU_LIMIT, Layout, Node, Pin, Topology},
     wait::{Epoch, Outcome, WaiterClass, WaiterRef},
 };
 
@@ -32,6 +32,7 @@ static HOST: Host = Host {
         true
     },
     on_stall: |_| unreachable!("a model ends sooner"),
+    show_tasks: |_| unreachable!("a model ends sooner"),
 };
 
 fn run_machine(machine: &'static Machine) {
@@ -44,15 +45,36 @@ fn run_machine(machine: &'static Machine) {
     drop(unsafe { Box::from_raw(stack.as_ptr()) });
 }
 
+#[allow(dead_code, reason = "each test file uses its own half")]
 pub fn scheduler(workers: usize) -> &'static Scheduler {
+    on(Layout::flat(workers), workers)
+}
+
+/// One on two nodes with a worker each. Its CPUs are none of this machine, or the node of a thread would be another one in
+/// each run; so threads outside count as on the first.
+#[allow(dead_code, reason = "each test file uses its own half")]
+pub fn scheduler_on_two_nodes() -> &'static Scheduler {
+    let node = |id: u32| Node {
+        cpus: [CPU_LIMIT - 1 - id].into_iter().collect(),
+        distances: (0..2)
+            .map(|other| (other, 10 + 10 * id.abs_diff(other)))
+            .collect(),
+        ..Node::new(id)
+    };
+    let topology = Topology::new(vec![node(0), node(1)]).unwrap();
+    on(Layout::new(&topology, &topology.cpus(), Pin::Off, 2), 2)
+}
+
+fn on(layout: Layout, workers: usize) -> &'static Scheduler {
     Scheduler::new(Config {
         host: &HOST,
         workers,
         fibers: false,
         exclusive: false,
         stall_after: STALL_AFTER,
+        budget: None,
         trace: None,
-        layout: Layout::flat(workers),
+        layout,
     })
 }
 
@@ -91,6 +113,7 @@ static VTABLE: TaskVtable = TaskVtable {
             }
             return;
         }
+        machine.counters().finished.add(1);
         job.core.finish();
         // SAFETY: `finish` gave us the reference that the task held to itself.
         unsafe { Arc::decrement_strong_count(task.cast::<Job>().as_ptr()) };
@@ -132,7 +155,42 @@ fn steps(scheduler: &'static Scheduler, step: impl FnMut() -> bool + Send + 'sta
 /// Runs `call` as a task of `scheduler`.
 #[allow(dead_code, reason = "each test file uses its own half")]
 pub fn go(scheduler: &'static Scheduler, call: impl FnOnce() + Send + 'static) -> Arc<Job> {
-    submit(job(scheduler, call))
+    let job = job(scheduler, call);
+    submit(&job).expect("it is open");
+    job
+}
+
+/// The same, unless the scheduler is closed.
+#[allow(dead_code, reason = "each test file uses its own half")]
+pub fn try_go(
+    scheduler: &'static Scheduler,
+    call: impl FnOnce() + Send + 'static,
+) -> Option<Arc<Job>> {
+    let job = job(scheduler, call);
+    submit(&job).is_ok().then_some(job)
+}
+
+/// The same as a task that starts on `node`.
+#[allow(dead_code, reason = "each test file uses its own half")]
+pub fn go_on(
+    scheduler: &'static Scheduler,
+    node: usize,
+    call: impl FnOnce() + Send + 'static,
+) -> Arc<Job> {
+    let job = job(scheduler, call);
+    // SAFETY: alive and new.
+    unsafe { scheduler.submit_to(node, job.of_its_own()) }.expect("it is open");
+    job
+}
+
+/// Closes `scheduler`, and waits in a thread whose waiter is `thread` until all tasks have ended.
+#[allow(dead_code, reason = "each test file uses its own half")]
+pub fn close(scheduler: &'static Scheduler, thread: &WaiterRef) {
+    let last = job(scheduler, || ());
+    // SAFETY: alive and new.
+    if unsafe { scheduler.close(Some(last.of_its_own())) } {
+        last.join(thread);
+    }
 }
 
 /// Runs `step` as a task of `scheduler` that parks by returning `true`, until it returns `false`.
@@ -141,18 +199,22 @@ pub fn go_steps(
     scheduler: &'static Scheduler,
     step: impl FnMut() -> bool + Send + 'static,
 ) -> Arc<Job> {
-    submit(steps(scheduler, step))
-}
-
-fn submit(job: Arc<Job>) -> Arc<Job> {
-    // The pointer is to the whole struct, and carries the reference that the task holds to itself.
-    let task = NonNull::new(Arc::into_raw(Arc::clone(&job)).cast_mut().cast::<Task>()).unwrap();
-    // SAFETY: alive and new.
-    unsafe { job.core.scheduler().submit(task) }.expect("it is open");
+    let job = steps(scheduler, step);
+    submit(&job).expect("it is open");
     job
 }
 
+fn submit(job: &Arc<Job>) -> Result<(), Refused> {
+    // SAFETY: alive and new.
+    unsafe { job.core.scheduler().submit(job.of_its_own()) }
+}
+
 impl Job {
+    /// The pointer that the scheduler gets: to the whole struct, with the reference that the task holds to itself.
+    fn of_its_own(self: &Arc<Self>) -> NonNull<Task> {
+        NonNull::new(Arc::into_raw(Arc::clone(self)).cast_mut().cast()).unwrap()
+    }
+
     /// Waits, in a thread whose waiter is `thread`, until it is done.
     #[allow(dead_code, reason = "each test file uses its own half")]
     pub fn join(&self, thread: &WaiterRef) {

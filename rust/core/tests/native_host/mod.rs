@@ -51,6 +51,7 @@ impl Runtime {
             fibers: way.fibers,
             exclusive: way.gil,
             stall_after: Duration::from_millis(50),
+            budget: None,
             trace: None,
             layout: layout(way),
         }))
@@ -165,6 +166,7 @@ const fn host(idle: unsafe fn(&'static Machine, Option<Instant>)) -> Host {
         new_stack: fiber::new_stack,
         idle,
         start_machine,
+        show_tasks: |_| unreachable!("nothing is traced"),
         on_stall: |stall| {
             let of = ptr::from_ref(stall.machine.scheduler).addr();
             let mut listeners = STALLS.lock().unwrap();

@@ -311,7 +311,7 @@ impl Machine {
     }
 
     /// How many tasks are parked on its thread.
-    pub(super) fn parked(&self) -> usize {
+    pub fn parked(&self) -> usize {
         // Ordering: Relaxed, one writer; to others it is a figure.
         self.parked.load(Ordering::Relaxed)
     }
@@ -698,6 +698,9 @@ impl Machine {
             Some(Order::TakeOver(mission)) => scheduler.take_over(self, &mission),
             // SAFETY: on a machine's thread, and nothing with a destructor is alive here.
             Some(Order::Report(stall)) => unsafe { (scheduler.host.on_stall)(&stall) },
+            // SAFETY: as above.
+            Some(Order::ShowTasks) => unsafe { (scheduler.host.show_tasks)(scheduler) },
+            Some(Order::Resize(workers)) => scheduler.follow_budget(workers),
             None => {}
         }
         if let Some(worker) = self.worker() {

@@ -1,0 +1,117 @@
+"""What a select costs that finds a case ready, beside what asyncio offers for it.
+
+Each side is a function of a count that returns the nanoseconds it took, its loop included. A turn makes one
+of the cases ready, each in its turn, and selects over all of them: on the side of Go too.
+"""
+
+import asyncio
+from itertools import repeat
+from time import perf_counter_ns as now
+
+
+def turns(count, select, a, b, c, d):
+    """Send on one of four channels and select over the four, ``count`` times."""
+    item = object()
+    sends = a.send, b.send, c.send, d.send
+    start = now()
+    for _ in repeat(None, count // 4):
+        for send in sends:
+            send(item)
+            select(a, b, c, d)
+    return now() - start
+
+
+def ready_penstock(count):
+    """From inside one task, over four channels of capacity 1."""
+    from penstock import Channel, go, select
+
+    return go(turns, count, select, *(Channel(1) for _ in range(4))).result()
+
+
+def ready_asyncio(count):
+    """``asyncio.wait`` for the first of four futures; one has its result."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        make, wait, first = loop.create_future, asyncio.wait, asyncio.FIRST_COMPLETED
+        futures = [make() for _ in range(4)]
+        start = now()
+        for _ in repeat(None, count // 4):
+            for at in range(4):
+                futures[at].set_result(None)
+                await wait(futures, return_when=first)
+                futures[at] = make()
+        return now() - start
+
+    return asyncio.run(main())
+
+
+class Ready:
+    """Time for 10,000 selects over four cases of which one is ready."""
+
+    params = (["penstock.select", "asyncio.wait"],)
+    param_names = ("side",)
+    count = 10_000
+
+    def setup(self, side):
+        if side == "penstock.select":
+            from .versions import needs
+
+            needs("go", "Channel", "select")
+        self.run = {"penstock.select": ready_penstock, "asyncio.wait": ready_asyncio}[side]
+
+    def time_ready(self, side):
+        self.run(self.count)
+
+
+class Cases:
+    """Time for one select over so many cases of which one is ready, a send on its channel included."""
+
+    params = ([1, 2, 4, 8, 9, 16, 64, 256, 1000],)
+    param_names = ("cases",)
+
+    def setup(self, cases):
+        from .versions import needs
+
+        needs("Channel", "select")
+        from penstock import Channel, select
+
+        self.select = select
+        self.channels = [Channel(1) for _ in range(cases)]
+        self.send = self.channels[cases // 2].send
+
+    def time_select(self, cases):
+        self.send(None)
+        self.select(*self.channels)
+
+
+class Waiting:
+    """Time for 2,000 selects over so many cases that each wait to be served by another task."""
+
+    params = ([1, 4, 100],)
+    param_names = ("cases",)
+    count = 2_000
+
+    def setup(self, cases):
+        from .versions import needs
+
+        needs("go", "Channel", "select")
+        from penstock import Channel
+
+        self.channels = [Channel(0) for _ in range(cases)]
+
+    def time_waiting(self, cases):
+        from penstock import go, select
+
+        def serve():
+            send = self.channels[cases // 2].send
+            for _ in range(self.count):
+                send(None)
+
+        def choose():
+            for _ in range(self.count):
+                select(*self.channels)
+
+        tasks = [go(choose), go(serve)]
+        for task in tasks:
+            task.result()
