@@ -93,7 +93,7 @@ def test_the_repr_has_the_name_the_id_and_the_state() -> None:
 
 
 def test_what_is_not_there_yet_is_absent_and_not_stubbed() -> None:
-    for name in ("send_many", "recv_many", "asend_many", "arecv_many", "sender", "receiver", "on_pressure"):
+    for name in ("send_many", "recv_many", "asend_many", "arecv_many", "on_pressure"):
         assert not hasattr(Channel, name)
     for argument in ("overflow", "rate"):
         with pytest.raises(TypeError, match=argument):
