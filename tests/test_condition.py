@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from penstock import Cancelled, Condition, Lock, Runtime, Task, asleep, go, move_on_after, sleep
+from penstock import Cancelled, Condition, Event, Group, Lock, Runtime, Task, asleep, go, move_on_after
 
 LIMIT = 30.0  # seconds; only a hang reaches it
 WaitForWaiters = Callable[[object, int], None]
@@ -210,29 +210,39 @@ def test_of_two_interrupts_the_one_that_leads_further_out_is_raised(
 ) -> None:
     lock = Lock()
     condition = Condition(lock)
+    fails = Event()
     seen: list[str] = []
 
+    def fail() -> None:
+        fails.wait()
+        raise KeyError("inside")
+
     def plain() -> None:
-        with condition, move_on_after(0.05):
-            condition.wait()
-        seen.append("went on")
-        sleep(LIMIT)
+        with condition, Group() as group:
+            group.go(fail)
+            try:
+                condition.wait()
+            except Cancelled as error:
+                seen.append(str(error))
+                raise
 
     async def coroutine() -> None:
-        async with condition:
-            with move_on_after(0.05):
+        async with condition, Group() as group:
+            group.go(fail)
+            try:
                 await condition.await_()
-        seen.append("went on")
+            except Cancelled as error:
+                seen.append(str(error))
+                raise
 
     task = go(plain if kind == "plain" else coroutine)
     wait_for_waiters(condition, 1)
     with lock:
-        wait_for_waiters(lock, 1)  # its time is up: now it waits for the lock
+        fails.set()
+        wait_for_waiters(lock, 1)  # its group was cancelled: now it waits for the lock
         task.cancel()
-        wait_for_waiters(lock, 1)
-    with pytest.raises(Cancelled):
-        task.result(timeout=LIMIT)
-    assert not seen
+    assert task.exception(timeout=LIMIT) is not None
+    assert seen == ["the task was cancelled"], "and not the group inside it"
     assert not lock.locked()
 
 
@@ -453,7 +463,7 @@ def test_a_wait_that_nobody_can_notify_is_a_deadlock(run_program: Any) -> None:
         try:
             condition.wait()
         except Deadlock as error:
-            _, *tasks = sorted(str(error).splitlines())
+            _, *tasks = str(error).splitlines()
             print(sum("Condition.wait() on" in line for line in tasks), sum("Condition.await_() on" in line for line in tasks))
         """,
         stdout="True True\n1 1\n",

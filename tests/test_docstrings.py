@@ -53,7 +53,7 @@ EXAMPLES = examples()
 
 
 def test_the_examples_of_compiled_functions_and_methods_are_found() -> None:
-    assert {"penstock.go", "penstock.Channel.sender", "penstock.Topology.detect", "penstock.Group"} <= set(
+    assert {"penstock.go", "penstock.Channel.recv", "penstock.Topology.detect", "penstock.Group"} <= set(
         EXAMPLES
     )
 

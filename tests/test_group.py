@@ -721,7 +721,7 @@ def test_the_first_ctrl_c_waits_also_after_a_deadline(run_program: Any) -> None:
             signal.raise_signal(signal.SIGINT)
         threading.Thread(target=interrupt, daemon=True).start()
         try:
-            with penstock.move_on_after(0.05) as scope:
+            with penstock.move_on_after(2) as scope:  # by then the child waits
                 with penstock.Group() as group:
                     group.go(child)
         except KeyboardInterrupt:

@@ -292,7 +292,7 @@ def test_increments_under_the_lock_are_not_lost(threads: Any) -> None:
                     yield_now()
                 total = before + 1
 
-    async def aadd() -> None:
+    async def add_async() -> None:
         nonlocal total
         for _ in range(300):
             async with lock:
@@ -301,7 +301,7 @@ def test_increments_under_the_lock_are_not_lost(threads: Any) -> None:
     tasks: list[Task[None]] = []
     for _ in range(3):
         threads.start(add)
-        tasks += [go(add), go(aadd)]
+        tasks += [go(add), go(add_async)]
     for task in tasks:
         task.result(timeout=LIMIT)
     threads.join()

@@ -1146,7 +1146,7 @@ def test_an_end_of_the_other_direction_is_refused() -> None:
     with pytest.raises(TypeError, match=r"case 0 is <penstock\.Sender"):
         select(sender)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="case 1 is"):
-        select(receiver, (receiver, 1))  # type: ignore[call-overload]
+        select(receiver, (receiver, 1))  # type: ignore[arg-type]
 
 
 def test_a_closed_end_is_ready_though_its_channel_is_open() -> None:

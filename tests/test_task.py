@@ -652,6 +652,38 @@ def test_an_exception_nobody_retrieved_is_reported_when_the_task_is_dropped(
     assert str(reports[0]) == "dropped"
 
 
+def test_an_exception_that_is_collected_with_its_task_is_reported_whole(run_program: Any) -> None:
+    """The collector may clear the exception first: to show it then ended the process."""
+    run_program(
+        """
+        import gc, penstock
+        class Lost(Exception):
+            pass
+        def fail(error, box):
+            own_task = box.recv()  # the cycle goes through the traceback
+            raise error
+        def start(number):
+            error = Lost(f"number {number}")  # before its task, so that the collector comes to it first
+            box = penstock.Channel(1)
+            task = penstock.go(fail, error, box)
+            box.send(task)
+            wait_until(task.done)
+        reports = []
+        sys.unraisablehook = lambda unraisable: reports.append(str(unraisable.exc_value))
+        for _ in range(3):
+            for number in range(20):
+                start(number)
+            assert reports == [], "nothing but the collector finds them"
+            gc.collect()
+            assert sorted(reports) == sorted(f"number {number}" for number in range(20)), reports
+            reports.clear()
+        gc.collect()
+        print("seen" if not reports else reports)
+        """,
+        stdout="seen\n",
+    )
+
+
 @pytest.mark.thread_unsafe(reason="replaces sys.unraisablehook")
 @pytest.mark.parametrize("how", ["result", "exception", "cancelled"])
 def test_an_exception_somebody_retrieved_is_not_reported(how: str, monkeypatch: pytest.MonkeyPatch) -> None:

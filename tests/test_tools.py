@@ -82,7 +82,7 @@ def test_coverage_sees_each_line_of_a_task(run_program: Any, tmp_path: Path, par
     assert [lines[number - 1].strip() for number in seen["missing_lines"]] == ['n = "never"']
 
 
-def test_the_standard_librarys_trace_counts_each_line_of_a_task(run_program: Any, tmp_path: Path) -> None:
+def test_trace_of_the_standard_library_counts_each_line_of_a_task(run_program: Any, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(TRACED)
     run_program(

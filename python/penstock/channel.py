@@ -1,4 +1,4 @@
-"""Channels: the compiled `Channel` and its ends, those of a clock, `Rate`, and what `Channel.stats()` returns."""
+"""Channels: the compiled `Channel`, its ends, those of a clock, `Rate`, and what `Channel.stats()` returns."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ class ChannelStats:
     received: int
     """Values taken out or handed over, without those that came back."""
     dropped: int
-    """Values that nobody will receive: what the channel threw away, with ``overflow="drop_oldest"`` ones that had
-    been sent (``sent`` counts them too), with ``"drop_newest"`` ones that never were; ticks that nobody took;
-    and what is left, or comes back, when there is no receiver any more."""
+    """Values that nobody will receive: with ``overflow="drop_oldest"`` those that made way (``sent`` counts
+    them too), with ``"drop_newest"`` those that were never sent; ticks that nobody took; and what is left, or
+    comes back, when there is no receiver any more."""
     send_waits: int
     """Waits of senders: for room or a receiver, and for a token."""
     recv_waits: int

@@ -45,7 +45,6 @@ pub trait Pending: Send {
 }
 
 /// How [`Pending::begin`] went.
-#[allow(dead_code, reason = "for what comes next")]
 #[must_use = "a wait must be finished"]
 pub enum Begun {
     /// A new reference to the result.
@@ -57,7 +56,6 @@ pub enum Begun {
 }
 
 /// How it goes on after a wait.
-#[allow(dead_code, reason = "for what comes next")]
 #[must_use = "the call goes on, or is over"]
 pub enum Next {
     /// A new reference to the result.

@@ -5,7 +5,7 @@ mod channel_thread;
 
 use std::{mem::MaybeUninit, ptr::NonNull, sync::Arc, thread};
 
-use channel_thread::{recv, send, waiter};
+use channel_thread::{recv, send, sleep_until_over, waiter};
 use penstock_core::{
     channel::{BeginRecv, BeginSend, Channel, RecvError, SendError},
     sync::Shared,
@@ -44,9 +44,7 @@ impl Drop for Room {
 fn end_wait(waiter: &WaiterRef, room: &Room, gives_up: bool) {
     let epoch = room.entry().epoch;
     if !gives_up || !waiter.disarm(epoch, Outcome::Interrupted) {
-        while waiter.outcome(epoch).is_none() {
-            thread::park();
-        }
+        sleep_until_over(waiter, epoch);
     }
 }
 

@@ -206,7 +206,7 @@ fn a_call_is_made_once<M: Mode>(mode: M) {
     let once = Once::new(mode);
     assert_eq!(once.claim(owner(ME)), Turn::Mine);
     assert_eq!(once.claim(owner(ME)), Turn::Nested);
-    assert_eq!(once.claim(owner(OTHER)), Turn::Anothers);
+    assert_eq!(once.claim(owner(OTHER)), Turn::TakenByOther);
     assert_eq!(once.runner(), Some(owner(ME)));
     let waiter = waiter();
     let entry = waits(once.begin_wait(&waiter));

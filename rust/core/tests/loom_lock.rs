@@ -350,7 +350,7 @@ fn one_of_two_makes_the_call_and_the_other_sees_what_it_did() {
                 return true;
             }
             Turn::Nested => panic!("nobody calls twice"),
-            Turn::Anothers => {
+            Turn::TakenByOther => {
                 if let Begin::Waiting(entry) = once.by.begin_wait(&waiter()) {
                     sleep(&entry);
                     // SAFETY: from this object, and the wait is over.

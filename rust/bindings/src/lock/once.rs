@@ -44,7 +44,7 @@ impl OnceObject {
         let me = owner::awaiting(py).map_err(|Raised| PyErr::fetch(py))?;
         match self.core.claim(me) {
             Turn::Mine => Ok(true),
-            Turn::Done | Turn::Anothers => Ok(false),
+            Turn::Done | Turn::TakenByOther => Ok(false),
             Turn::Nested => {
                 nested(py, me);
                 Err(PyErr::fetch(py))
@@ -212,7 +212,7 @@ unsafe extern "C-unwind" fn do_(
                 nested(py, me);
                 ptr::null_mut()
             }
-            Turn::Anothers => or_null(super::wait(py, this, Wait(&DO), Patience::Forever)),
+            Turn::TakenByOther => or_null(super::wait(py, this, Wait(&DO), Patience::Forever)),
             Turn::Mine => {
                 let result = unwind::call(function, []);
                 core(this).finish_run();

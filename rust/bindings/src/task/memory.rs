@@ -181,7 +181,10 @@ static OFFSET: AtomicUsize = AtomicUsize::new(0);
 pub fn load(py: Python<'_>) {
     let class = py.get_type::<TaskObject>().as_type_ptr();
     // SAFETY: attached, and no object of the class is there yet.
-    unsafe { (*class).tp_dealloc = Some(dealloc) };
+    unsafe {
+        (*class).tp_dealloc = Some(dealloc);
+        (*class).tp_finalize = Some(finalize);
+    }
     // Ordering: Relaxed, during the import.
     CLASS.store(class, Ordering::Relaxed);
 }
@@ -247,6 +250,12 @@ fn first(py: Python<'_>, task: TaskObject) -> *mut ffi::PyObject {
     }
 }
 
+/// The collector found the task unreachable, with its exception, of which nothing is cleared yet.
+unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
+    // SAFETY: called by CPython on a task, attached; what refers to it is garbage.
+    unsafe { TaskObject::from_object(object).report_unseen() };
+}
+
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     // SAFETY: called by CPython on a task that nobody refers to, attached. There is an object, so the offset is known.
     unsafe {
@@ -258,7 +267,9 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         ptr::drop_in_place(object.byte_add(offset).cast::<TaskObject>());
         let class = ffi::Py_TYPE(object);
         // INVARIANT: what is on a list has no task in it and no weak references.
-        if !FREE.with(|free| free.put(object, offset)) {
+        // One that the collector has finalized would not be again.
+        let is_spent = ffi::PyObject_GC_IsFinalized(object) != 0;
+        if is_spent || !FREE.with(|free| free.put(object, offset)) {
             ffi::PyObject_GC_Del(object.cast());
         }
         ffi::Py_DECREF(class.cast());

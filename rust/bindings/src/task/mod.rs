@@ -754,16 +754,11 @@ impl TaskObject {
 
 impl Drop for TaskObject {
     fn drop(&mut self) {
+        // SAFETY: attached (an object is deallocated by an attached thread), and nobody else has it.
+        unsafe { self.report_unseen() };
         let fields = self.fields.get_mut();
-        // Ordering: Relaxed, this is the last owner.
-        let unseen = fields.end == End::Raised
-            && !fields.result.is_null()
-            && !self.retrieved.load(Ordering::Relaxed);
-        // SAFETY: attached (an object is deallocated by an attached thread), and each is ours or null.
+        // SAFETY: attached, and each is ours or null.
         unsafe {
-            if unseen {
-                report_unseen(fields.result);
-            }
             for pointer in [
                 fields.callable,
                 fields.args,
@@ -778,11 +773,26 @@ impl Drop for TaskObject {
     }
 }
 
-/// Shows an exception that nobody asked for.
-///
+impl TaskObject {
+    /// Shows the exception that nobody asked for, once. Nothing before the task is done.
+    ///
+    /// # Safety
+    /// Attached, and nobody else refers to the task, or has anything but garbage to do so.
+    unsafe fn report_unseen(&self) {
+        let Some((End::Raised, exception)) = self.outcome() else {
+            return;
+        };
+        // Ordering: Relaxed, nobody else has it.
+        if !exception.is_null() && !self.retrieved.swap(true, Ordering::Relaxed) {
+            // SAFETY: attached; the task keeps it alive.
+            unsafe { show_unraisable(exception) };
+        }
+    }
+}
+
 /// # Safety
 /// Attached; `exception` is alive.
-unsafe fn report_unseen(exception: *mut ffi::PyObject) {
+unsafe fn show_unraisable(exception: *mut ffi::PyObject) {
     // SAFETY: attached and alive. The error that may be set belongs to whoever drops the task.
     unsafe {
         let py = Python::assume_attached();

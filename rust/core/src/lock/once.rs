@@ -29,7 +29,7 @@ pub enum Turn {
     /// The asker's, who is in the middle of it.
     Nested,
     /// Another's, who is in the middle of it.
-    Anothers,
+    TakenByOther,
 }
 
 /// Lets one of many callers make a call, and the others wait until it was made.
@@ -77,7 +77,7 @@ impl<M: Mode> Once<M> {
                 DONE => return Turn::Done,
                 NEW => {}
                 word if word == mine => return Turn::Nested,
-                _ => return Turn::Anothers,
+                _ => return Turn::TakenByOther,
             }
             // Ordering: Relaxed, nothing is published yet; Acquire as above.
             match self.word.compare_exchange_weak(NEW, mine, Relaxed, Acquire) {

@@ -56,7 +56,7 @@ pub fn sleep<T>(entry: &Entry<T>) -> Outcome {
 /// Sleeps until the wait has ended.
 pub fn sleep_until_over(waiter: &WaiterRef, epoch: Epoch) -> Outcome {
     // SAFETY: every waiter of these tests is the first field of a `Parked`.
-    let parked = unsafe { NonNull::from(&**waiter).cast::<Parked>().as_ref() };
+    let parked = unsafe { waiter.as_ptr().cast::<Parked>().as_ref() };
     loop {
         if let Some(outcome) = waiter.outcome(epoch) {
             return outcome;
