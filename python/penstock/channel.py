@@ -1,4 +1,4 @@
-"""Channels: the compiled `Channel`, its ends, those of a clock, `Rate`, and what `Channel.stats()` returns."""
+"""Channels: the compiled `Channel`, its ends, those of a clock, `Rate`, and what `Channel.stats()` gives."""
 
 from __future__ import annotations
 
