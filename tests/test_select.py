@@ -1305,7 +1305,7 @@ def test_a_select_tells_of_pressure(do_select: Select) -> None:
 
 
 @selects_as_a_task
-def test_a_select_that_waited_tells_of_pressure(function: Any, wait_until: Any) -> None:
+def test_pressure_is_told_once_where_a_select_waited(function: Any, wait_until: Any) -> None:
     told: list[str] = []
     channel = Channel[int](1)
     task = parked(wait_until, function, channel, Channel[int]())
