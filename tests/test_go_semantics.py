@@ -931,6 +931,7 @@ SERIES: dict[str, tuple[Callable[[World], Series], list[str]]] = {
 }
 
 
+@pytest.mark.thread_unsafe(reason="closes all channels of its world, which the threads of a test share")
 @pytest.mark.parametrize("name", SERIES)
 def test_power_series(world: World, name: str) -> None:
     make, expected = SERIES[name]

@@ -500,7 +500,7 @@ def test_of_two_ticks_at_one_moment_one_is_taken_and_the_other_left(function: An
         both = [after(0.003), after(0.003)]
         results = [go(function, *both).result(timeout=LIMIT) for _ in range(2)]
         values = [result.value for result in results if not result.closed]
-        left = [channel.recv() for channel in both if len(channel)]
+        left = [value for channel in both for value in channel]  # the second may be due a moment later
         assert len(values) + len(left) == 2
 
 
