@@ -113,3 +113,13 @@ impl fmt::Debug for Object {
         write!(formatter, "Object({:p})", self.0)
     }
 }
+
+/// A new reference to `None`.
+///
+/// # Safety
+/// Attached.
+#[inline]
+pub unsafe fn none() -> *mut ffi::PyObject {
+    // SAFETY: attached.
+    unsafe { ffi::Py_NewRef(ffi::Py_None()) }
+}

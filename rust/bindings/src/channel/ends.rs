@@ -27,7 +27,7 @@ use super::{ChannelObject, entries, pressure, receiving, sending};
 use crate::{
     error::{Failure, Raised, raise},
     hot::Definition,
-    object::{Object, disown},
+    object::{Object, disown, none},
 };
 
 /// Which way values go through an end.
@@ -75,6 +75,16 @@ impl End {
     fn is_open(&self) -> bool {
         // Ordering: Relaxed, a call that is made while another thread closes the end is before or after it.
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// The channel, for a call that is its own; raises where the end is closed.
+    #[inline]
+    fn open_channel(&self, py: Python<'_>) -> Result<*mut ffi::PyObject, Raised> {
+        if self.is_open() {
+            Ok(self.channel.as_ptr())
+        } else {
+            Err(self.raise_closed(py))
+        }
     }
 
     /// The end goes. May run Python code: that of what is left in the channel without its last receiver.
@@ -302,7 +312,6 @@ unsafe fn receiver<'a>(object: *mut ffi::PyObject) -> &'a End {
 
 /// What an end is the end of.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "a select reads all of it")]
 pub struct EndOf {
     /// A `Channel`, borrowed from the end.
     pub channel: *mut ffi::PyObject,
@@ -471,12 +480,10 @@ unsafe extern "C-unwind" fn send(
     // SAFETY: called by CPython on a `Sender`, attached, with the arguments of a vectorcall. Its caller keeps it, and it
     // keeps the channel, across a park too.
     unsafe {
-        let end = sender(this);
-        if !end.is_open() {
-            end.raise_closed(Python::assume_attached());
+        let Ok(channel) = sender(this).open_channel(Python::assume_attached()) else {
             return ptr::null_mut();
-        }
-        entries::send(end.channel.as_ptr(), arguments, count, keywords)
+        };
+        entries::send(channel, arguments, count, keywords)
     }
 }
 
@@ -486,12 +493,10 @@ unsafe extern "C-unwind" fn send_nowait(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Sender`, attached.
     unsafe {
-        let end = sender(this);
-        if !end.is_open() {
-            end.raise_closed(Python::assume_attached());
+        let Ok(channel) = sender(this).open_channel(Python::assume_attached()) else {
             return ptr::null_mut();
-        }
-        entries::send_nowait(end.channel.as_ptr(), value)
+        };
+        entries::send_nowait(channel, value)
     }
 }
 
@@ -504,12 +509,10 @@ unsafe extern "C-unwind" fn send_many(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Sender`, attached, with the arguments of a vectorcall; as `send`.
     unsafe {
-        let end = sender(this);
-        if !end.is_open() {
-            end.raise_closed(Python::assume_attached());
+        let Ok(channel) = sender(this).open_channel(Python::assume_attached()) else {
             return ptr::null_mut();
-        }
-        sending::send_many(end.channel.as_ptr(), arguments, count, keywords)
+        };
+        sending::send_many(channel, arguments, count, keywords)
     }
 }
 
@@ -522,12 +525,10 @@ unsafe extern "C-unwind" fn recv(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Receiver`, attached, with the arguments of a vectorcall; as `send`.
     unsafe {
-        let end = receiver(this);
-        if !end.is_open() {
-            end.raise_closed(Python::assume_attached());
+        let Ok(channel) = receiver(this).open_channel(Python::assume_attached()) else {
             return ptr::null_mut();
-        }
-        entries::recv(end.channel.as_ptr(), arguments, count, keywords)
+        };
+        entries::recv(channel, arguments, count, keywords)
     }
 }
 
@@ -537,12 +538,10 @@ unsafe extern "C-unwind" fn recv_nowait(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Receiver`, attached.
     unsafe {
-        let end = receiver(this);
-        if !end.is_open() {
-            end.raise_closed(Python::assume_attached());
+        let Ok(channel) = receiver(this).open_channel(Python::assume_attached()) else {
             return ptr::null_mut();
-        }
-        entries::recv_nowait(end.channel.as_ptr(), unused)
+        };
+        entries::recv_nowait(channel, unused)
     }
 }
 
@@ -555,12 +554,10 @@ unsafe extern "C-unwind" fn recv_many(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on a `Receiver`, attached, with the arguments of a vectorcall; as `send`.
     unsafe {
-        let end = receiver(this);
-        if !end.is_open() {
-            end.raise_closed(Python::assume_attached());
+        let Ok(channel) = receiver(this).open_channel(Python::assume_attached()) else {
             return ptr::null_mut();
-        }
-        receiving::recv_many(end.channel.as_ptr(), arguments, count, keywords)
+        };
+        receiving::recv_many(channel, arguments, count, keywords)
     }
 }
 
@@ -589,7 +586,7 @@ unsafe extern "C-unwind" fn close(
             end.close();
         }
         pressure::tell_if_special(Python::assume_attached(), this); // the last receiver drops what is left
-        entries::none()
+        none()
     }
 }
 

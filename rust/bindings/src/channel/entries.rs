@@ -16,7 +16,7 @@ use crate::{
     convert::{Patience, parse},
     error::{Failure, Raised},
     hot::Definition,
-    object::Object,
+    object::{Object, none},
     operation, pending,
 };
 
@@ -109,14 +109,6 @@ fn not_sent(py: Python<'_>, channel: &ChannelObject) -> Raised {
         return refuse_send(py, channel);
     }
     closed(py)
-}
-
-/// # Safety
-/// Attached.
-#[inline]
-pub(super) unsafe fn none() -> *mut ffi::PyObject {
-    // SAFETY: attached.
-    unsafe { ffi::Py_NewRef(ffi::Py_None()) }
 }
 
 /// `Channel.send(value, timeout=None)`.

@@ -23,7 +23,7 @@ use crate::{
     error::{Raised, raise},
     hot::Definition,
     mode::{Mode, mode},
-    object::Object,
+    object::{Object, none},
     unwind,
 };
 
@@ -290,6 +290,6 @@ unsafe extern "C-unwind" fn on_pressure(
             return std::ptr::null_mut();
         }
         tell(py, this);
-        super::entries::none()
+        none()
     }
 }

@@ -11,18 +11,13 @@ use penstock_core::{
 };
 use pyo3::{ffi, prelude::*};
 
-use super::{
-    ChannelObject, ends,
-    entries::{closed, none},
-    pressure,
-    timer::refuse_send,
-};
+use super::{ChannelObject, ends, entries::closed, pressure, timer::refuse_send};
 use crate::{
     convert::{Patience, parse},
     error::{Failure, Raised},
     hot::Definition,
     mode::Mode,
-    object::Object,
+    object::{Object, none},
     pending::{self, Begun, Next, Pending},
     unwind,
 };

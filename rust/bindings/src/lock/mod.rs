@@ -38,7 +38,7 @@ use crate::{
     convert::Patience,
     error::{Failure, Raised, raise},
     hot,
-    object::Object,
+    object::{Object, none},
     pending::{self, Next, Pending},
 };
 
@@ -65,14 +65,6 @@ unsafe fn get<'a, T: PyClass<Frozen = True> + Sync>(object: *mut ffi::PyObject) 
         let bound = Bound::ref_from_ptr(py, &object);
         &*ptr::from_ref(bound.cast_unchecked::<T>().get())
     }
-}
-
-/// # Safety
-/// Attached.
-#[inline]
-unsafe fn none() -> *mut ffi::PyObject {
-    // SAFETY: attached.
-    unsafe { ffi::Py_NewRef(ffi::Py_None()) }
 }
 
 /// # Safety
