@@ -1,0 +1,383 @@
+//! `Buffer`: memory that a pool has lent.
+//!
+//! A buffer counts its exports: the `memoryview`s, arrays and others that use its memory. One word says it
+//! all, `exports << 1 | released`, because without the GIL a release on one thread may meet an export on
+//! another: whoever changes the word first decides. Memory goes back to its pool in exactly one of these
+//! transitions, each to `released` with no exports:
+//!
+//! ```text
+//!   0 exports --- release, end of `with`, last reference ---------------------> back
+//!   n exports --- release --> BufferError, nothing changes
+//!   n exports --- end of `with` --> released, n exports --- last export ends --> back
+//! ```
+//!
+//! Invariant: while `exports > 0` or not `released`, the block is out, and the pool hands it to nobody.
+//!
+//! Neither class takes part in garbage collection: a buffer refers to its pool and to nothing else, a pool
+//! to no Python object, so no cycle passes through them. An export refers to its buffer, and whoever
+//! holds it is the one to visit it.
+
+use std::os::raw::c_int;
+
+use penstock_core::{
+    memory::Block,
+    sync::{self, Ordering, Word},
+};
+use pyo3::{
+    exceptions::{PyBufferError, PyIndexError, PyTypeError, PyValueError},
+    ffi,
+    prelude::*,
+    pyclass::CompareOp,
+    types::{PyInt, PyIterator, PyMemoryView},
+};
+
+use super::pool::BufferPool;
+use crate::{error::raise, hot::Definition, mode::Mode};
+
+pub(super) static ENTRIES: [Definition; 1] = [Definition::no_args(
+    c"release",
+    release,
+    c"release($self)\n--\n\n\
+Give the memory back to the pool. Never waits; a second call does nothing.\n\
+\n\
+Raises:\n\
+    BufferError: a memoryview, an array or another export still uses the memory. Nothing has changed.\n\
+\n\
+>>> from penstock import BufferPool\n\
+>>> buffer = BufferPool().acquire(5)\n\
+>>> view = memoryview(buffer)\n\
+>>> buffer.release()\n\
+Traceback (most recent call last):\n\
+BufferError: the buffer still has 1 export: release that first\n\
+>>> view.release()\n\
+>>> buffer.release()\n",
+)];
+
+const RELEASED: u64 = 1;
+const EXPORT: u64 = 2;
+
+/// What became of an attempt to release.
+#[must_use]
+enum Release {
+    /// The caller has to give the block back.
+    Now,
+    /// It was released before.
+    Before,
+    Exported(u64),
+}
+
+/// Memory lent by a pool: writable, contiguous, with the buffer protocol.
+///
+/// It goes back to the pool on ``release()``, at the end of its ``with``, or with its last reference. Memory
+/// that a memoryview, an array or another export still uses is never handed out again: ``release()`` raises
+/// ``BufferError`` then, and so does leaving a ``with``, unless an exception is on its way; after a ``with``
+/// the memory goes back with the last export. A released buffer raises ``ValueError`` on use.
+///
+/// A slice is a memoryview; items, iteration and comparison are as for a memoryview of bytes.
+///
+/// >>> from penstock import BufferPool
+/// >>> with BufferPool().acquire(4) as buffer:
+/// ...     buffer[:] = b'abcd'
+/// ...     buffer[0], buffer == b'abcd', list(buffer[2:])
+/// (97, True, [99, 100])
+#[pyclass(frozen, weakref, module = "penstock")]
+pub struct Buffer {
+    /// Out while the word says so.
+    block: Block,
+    pool: Py<BufferPool>,
+    /// `exports << 1 | released`; any thread that uses the buffer changes it.
+    word: <Mode as sync::Mode>::Word,
+}
+
+impl Buffer {
+    /// Counts one more export.
+    fn export(&self) -> PyResult<()> {
+        // Ordering: Relaxed, the compare-and-swap decides.
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            if word & RELEASED != 0 {
+                return Err(released());
+            }
+            match self.word.compare_exchange_weak(
+                word,
+                word + EXPORT,
+                // Ordering: Relaxed, whoever has a buffer got it with its memory; Relaxed, tried again.
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// One export is over, and the memory goes back if it was the last one of a released buffer.
+    fn end_export(&self) {
+        // Ordering: Release publishes what was written through the export to whoever gives the memory back,
+        // Acquire for the case that it is this one.
+        let old = self.word.fetch_add(EXPORT.wrapping_neg(), Ordering::AcqRel);
+        debug_assert!(old >= EXPORT, "an export ended that never began");
+        if old == RELEASED | EXPORT {
+            self.give_back();
+        }
+    }
+
+    /// Releases if there are no exports.
+    fn try_release(&self) -> Release {
+        loop {
+            match self.word.compare_exchange_weak(
+                0,
+                RELEASED,
+                // Ordering: Acquire pairs with the Release in `end_export`: all writes through exports are done.
+                Ordering::Acquire,
+                // Ordering: Relaxed, nothing follows from it.
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Release::Now,
+                Err(0) => {} // failed for no reason
+                Err(word) if word & RELEASED != 0 => return Release::Before,
+                Err(word) => return Release::Exported(word / EXPORT),
+            }
+        }
+    }
+
+    /// Releases, now or with the last export.
+    fn release_at_last(&self) -> Release {
+        // Ordering: Acquire, as in `try_release`.
+        match self.word.fetch_or(RELEASED, Ordering::Acquire) {
+            0 => Release::Now,
+            word if word & RELEASED != 0 => Release::Before,
+            word => Release::Exported(word / EXPORT),
+        }
+    }
+
+    /// Called once per buffer, by whoever made it released with no exports.
+    fn give_back(&self) {
+        // SAFETY: the pool lent the block, nobody uses it any more and nobody will: the word says so. The
+        // alias is the one that goes back.
+        unsafe { self.pool.get().pool.release(self.block.alias()) };
+    }
+
+    fn check(&self) -> PyResult<()> {
+        // Ordering: Relaxed, a released buffer is recognised, not used.
+        if self.word.load(Ordering::Relaxed) & RELEASED != 0 {
+            return Err(released());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // An export refers to the buffer, so there is none.
+        if let Release::Now = self.try_release() {
+            self.give_back();
+        }
+    }
+}
+
+#[pymethods]
+impl Buffer {
+    fn __len__(&self) -> PyResult<usize> {
+        self.check().map(|()| self.block.len())
+    }
+
+    fn __getitem__<'py>(
+        this: &Bound<'py, Self>,
+        key: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if !key.is_exact_instance_of::<PyInt>() {
+            return PyMemoryView::from(this)?.get_item(key);
+        }
+        let buffer = this.get();
+        buffer.check()?;
+        let len = buffer.block.len();
+        let index = key.extract::<isize>().ok().and_then(|index| {
+            let index = if index < 0 {
+                len.checked_sub(index.unsigned_abs())?
+            } else {
+                index.unsigned_abs()
+            };
+            (index < len).then_some(index)
+        });
+        let Some(index) = index else {
+            return Err(PyIndexError::new_err(format!(
+                "index {key} is out of bounds of a buffer of {len} bytes"
+            )));
+        };
+        buffer.export()?;
+        // SAFETY: inside the block, which stays out during the export; a byte of it may be written at the
+        // same time by another thread, as in any buffer that threads share.
+        let byte = unsafe { buffer.block.address().add(index).read_volatile() };
+        buffer.end_export();
+        Ok(byte.into_pyobject(this.py())?.into_any())
+    }
+
+    fn __setitem__(
+        this: &Bound<'_, Self>,
+        key: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        PyMemoryView::from(this)?.set_item(key, value)
+    }
+
+    fn __delitem__(this: &Bound<'_, Self>, key: &Bound<'_, PyAny>) -> PyResult<()> {
+        PyMemoryView::from(this)?.del_item(key)
+    }
+
+    fn __iter__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyIterator>> {
+        PyMemoryView::from(this)?.try_iter()
+    }
+
+    fn __richcmp__<'py>(
+        this: &Bound<'py, Self>,
+        other: &Bound<'py, PyAny>,
+        operation: CompareOp,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        this.get().check()?;
+        if !matches!(operation, CompareOp::Eq | CompareOp::Ne) {
+            return Ok(this.py().NotImplemented().into_bound(this.py()));
+        }
+        PyMemoryView::from(this)?.rich_compare(other, operation)
+    }
+
+    fn __enter__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        this.get().check().map(|()| this.clone())
+    }
+
+    fn __exit__(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        match self.release_at_last() {
+            Release::Now => self.give_back(),
+            Release::Exported(count) if kind.is_none() => return Err(exported(count)),
+            Release::Exported(_) | Release::Before => {}
+        }
+        Ok(false)
+    }
+
+    fn __repr__(this: &Bound<'_, Self>) -> String {
+        let buffer = this.get();
+        // Ordering: Relaxed, a picture of the moment.
+        let word = buffer.word.load(Ordering::Relaxed);
+        let state = match (word & RELEASED != 0, word / EXPORT) {
+            (false, 0) => "in use".to_owned(),
+            (false, count) => format!("in use, {}", exports(count)),
+            (true, 0) => "released".to_owned(),
+            (true, count) => format!("released, {} left", exports(count)),
+        };
+        format!(
+            "<penstock.Buffer at {:p}: {} bytes, {state}>",
+            this.as_ptr(),
+            buffer.block.len()
+        )
+    }
+
+    #[expect(clippy::unused_self, reason = "a method of the protocol")]
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err(
+            "a Buffer cannot be pickled or copied: it is a loan from a pool in this process; bytes(buffer) copies \
+             what is in it",
+        ))
+    }
+
+    /// # Safety
+    /// Called by the interpreter, with a view to fill.
+    unsafe fn __getbuffer__(
+        this: &Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let buffer = this.get();
+        if let Err(error) = buffer.export() {
+            // SAFETY: the view is the caller's; a failed export leaves it without an owner.
+            unsafe { (*view).obj = std::ptr::null_mut() };
+            return Err(error);
+        }
+        // SAFETY: the block stays out while the export lasts, which the view's reference to `this` stands for.
+        let filled = unsafe {
+            ffi::PyBuffer_FillInfo(
+                view,
+                this.as_ptr(),
+                buffer.block.address().as_ptr().cast(),
+                buffer.block.len().cast_signed(),
+                0,
+                flags,
+            )
+        };
+        if filled < 0 {
+            buffer.end_export();
+            return Err(PyErr::fetch(this.py()));
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// Called by the interpreter, once per view that was filled.
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
+        self.end_export();
+    }
+}
+
+/// `Buffer.release()`
+unsafe extern "C-unwind" fn release(
+    this: *mut ffi::PyObject,
+    _unused: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls methods attached, and the descriptor has checked the class of `this`.
+    let (py, buffer) = unsafe {
+        let py = Python::assume_attached();
+        let buffer = Bound::ref_from_ptr(py, &this).cast_unchecked::<Buffer>();
+        (py, buffer.get())
+    };
+    match buffer.try_release() {
+        Release::Now => buffer.give_back(),
+        Release::Before => {}
+        Release::Exported(count) => {
+            raise(py, exported(count));
+            return std::ptr::null_mut();
+        }
+    }
+    // SAFETY: attached.
+    unsafe { ffi::Py_NewRef(ffi::Py_None()) }
+}
+
+/// The object around a block; null with an exception set if there is no memory for it.
+#[inline]
+pub(super) fn lend(py: Python<'_>, pool: *mut ffi::PyObject, block: Block) -> *mut ffi::PyObject {
+    let buffer = Buffer {
+        block,
+        // SAFETY: the callers pass a live pool.
+        pool: unsafe { Bound::ref_from_ptr(py, &pool).cast_unchecked::<BufferPool>() }
+            .clone()
+            .unbind(),
+        word: Word::new(0),
+    };
+    match Py::new(py, buffer) {
+        Ok(buffer) => buffer.into_ptr(),
+        Err(error) => {
+            raise(py, error);
+            std::ptr::null_mut()
+        }
+    }
+}
+
+fn released() -> PyErr {
+    PyValueError::new_err("the buffer has been released")
+}
+
+fn exported(count: u64) -> PyErr {
+    let which = if count == 1 { "that" } else { "those" };
+    PyBufferError::new_err(format!(
+        "the buffer still has {}: release {which} first",
+        exports(count)
+    ))
+}
+
+fn exports(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} export{plural}")
+}
