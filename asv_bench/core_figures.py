@@ -28,7 +28,7 @@ ROWS = tuple(
         ),
         (
             "spawn_one",
-            "the same, one worker",
+            "spawn + run + finish of an empty task, from a task, one worker",
             100_000,
             True,
             (Peer("go", "spawn", "Go goroutine", Goal(0.15, 0.15)),),
@@ -56,7 +56,7 @@ ROWS = tuple(
         ),
         (
             "atomic_plain",
-            "the same, a plain cell",
+            "adding 1 to a number, one thread, a plain cell",
             1_000_000,
             False,
             (Peer("go", "mutex", "Go mutex"), Peer("go", "atomic", "Go atomic")),

@@ -67,8 +67,8 @@ def main(
 def _parser(program: str, rows: Sequence[Row]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
-        description="Measures what penstock costs beside every peer that is installed, and Go where there "
-        "is a toolchain on the PATH: all sides in turn, round by round. Prints medians, quartiles, and the ratio "
+        description="Measures what penstock costs beside every peer that is installed, and Go where there is "
+        "a toolchain on the PATH: all sides in turn, round by round. Prints medians, quartiles, and ratios "
         "of ours to theirs within each round, next to the goals.",
         epilog=f"rows: {', '.join(row.name for row in rows)}",
     )

@@ -106,7 +106,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "spawn_context",
-        "the same, the creator's context holding one variable",
+        "spawn + run + finish, the creator's context holding one variable",
         100_000,
         (
             Peer("go", "spawn", "Go goroutine", Goal(0.60, 0.75)),
@@ -116,7 +116,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "spawn_async",
-        "the same of async def tasks, empty context",
+        "spawn + run + finish of async def tasks, empty context",
         100_000,
         (
             Peer("go", "spawn", "Go goroutine"),
@@ -145,7 +145,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "pair_async",
-        "the same, awaiting both: asend + arecv",
+        "asend + arecv pair, nobody waiting, capacity 16",
         200_000,
         (
             Peer("go", "pair", "Go buffered channel"),
@@ -182,7 +182,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "pingpong_async",
-        "the same, async def tasks",
+        "round trip, async def tasks, rendezvous",
         50_000,
         (
             Peer("go", "pingpong", "Go unbuffered channels", Goal(1.0, 1.1)),
@@ -238,7 +238,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "atomic_two",
-        "the same, two threads",
+        "adding 1 to a shared number, two threads",
         1_000_000,
         (
             Peer("stdlib", "atomic_two", "with threading.Lock", Goal(None, 0.25), seed=0.20),
@@ -287,7 +287,7 @@ ROWS: tuple[Row, ...] = (
             count,
             (
                 Peer("asyncio", name, "run_coroutine_threadsafe"),
-                Peer("uvloop", name, "the same on uvloop"),
+                Peer("uvloop", name, "the same, on uvloop"),
                 Peer("janus", name, "janus Queue"),
                 Peer("culsans", name, "culsans Queue"),
                 Peer("aiologic", name, "aiologic Queue"),
@@ -325,7 +325,12 @@ ROWS: tuple[Row, ...] = (
         Peer("trio", "parked", "trio task", count=100_000),
     ),
     _memory(
-        *("parked_own_context", "the same, each with a context of its own", 1_000_000, 650),
+        *(
+            "parked_own_context",
+            "memory of a parked async def task, 1,000,000 at once, own context",
+            1_000_000,
+            650,
+        ),
         Peer("go", "parked", "Go goroutine", count=100_000),
     ),
     Row(
