@@ -165,7 +165,7 @@ def test_every_row_asks_sides_for_what_they_answer() -> None:
     }
     go = Path(serve.__file__).with_name("go").joinpath("main.go").read_text(encoding="utf-8")
     for row in rows.ROWS:
-        assert row.name in answers[row.ours]
+        assert (row.question or row.name) in answers[row.ours]
         for peer in row.peers:
             if peer.side == "go":
                 assert f'"{peer.row}":' in go, peer
@@ -249,6 +249,27 @@ def test_a_side_that_fails_leaves_and_keeps_what_it_has() -> None:
     lines = table.show(ROW, [first, second], gil=True)
     assert any("stopped early: it had enough" in line for line in lines)
     assert any("0.500" in line and "<= 0.5: met" in line for line in lines)
+
+
+class Manifold(Scripted):
+    """A side whose answers have two figures."""
+
+    def ask(self, row: str, count: int, *, fresh: bool = False) -> dict[str, Any]:
+        super().ask(row, count)
+        return {"amount": {"worst": self.each * len(self.asked), "late": self.each / len(self.asked)}}
+
+
+def test_two_rows_that_are_parts_of_an_answer_ask_once_and_their_figures_are_not_shares() -> None:
+    side, shared = Manifold(4.0), measure.Shared()
+    worst, late = (
+        Row(f"gc_{part}", part, 1000, (), whole=True, each=False, question="gc", part=part, fresh=True)
+        for part in ("worst", "late")
+    )
+    (first,) = measure.measure(worst, {"penstock": side}, EFFORT, None, shared)
+    (second,) = measure.measure(late, {"penstock": side}, EFFORT, None, shared)
+    assert side.asked == [1000] * 4
+    assert first.values == [4.0, 8.0, 12.0, 16.0]
+    assert second.values == [4.0, 2.0, 4.0 / 3, 1.0]
 
 
 def test_a_side_that_is_not_there_has_no_line() -> None:
