@@ -1,8 +1,8 @@
 """What a task costs from its creation to its end, beside asyncio's and the thread pool's.
 
-Each side is a function of a count that returns the nanoseconds it took, its loop included. figures.py
-asks the same functions. Handles are kept until the clock has stopped and dropped after it; the
-collector stays on. Every side waits for each of its tasks, as Go's waits on a WaitGroup.
+Each side is a function of a count that returns the nanoseconds it took, its loop included. Handles
+are kept until the clock has stopped and dropped after it; the collector stays on. Every side waits for each
+of its tasks, as Go's waits on a WaitGroup.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from time import perf_counter_ns as now
 
-WORKERS = 2  # threads of the thread pool, as many as figures.py gives the other sides
+WORKERS = 2  # threads of the thread pool, as many as the other sides have workers
 
 mark = ContextVar("mark")
 
