@@ -15,6 +15,7 @@
 //!   released on other threads come home.
 //! - [`central`]: all the rest, under the pool's lock.
 //! - [`map`]: a picture of it all.
+//! - [`poison`]: finds writes to memory after its release, where somebody asks for that.
 //! - [`pool`]: the two ways through: [`Pool::try_acquire`], and [`Pool::begin_acquire`] for who may wait.
 //!
 //! The books, in bytes of size classes: `in_use + cached == reserved <= limit`. A slot is reserved from
@@ -28,6 +29,7 @@ pub mod arena;
 pub mod cache;
 pub mod central;
 pub mod map;
+pub mod poison;
 pub mod pool;
 pub mod size_class;
 pub mod span;
