@@ -118,6 +118,27 @@ class Spawn:
         self.run(self.count, own_context=context == "one variable")
 
 
+class Tasks:
+    """How the cost of tasks grows with how many there are at once: time, and the process's peak memory."""
+
+    params = ([1_000, 10_000, 100_000, 1_000_000],)
+    param_names = ("count",)
+    number = 1
+    timeout = 120
+
+    def setup(self, count):
+        from .versions import needs
+
+        needs("go")
+        gc.collect()
+
+    def time_spawn(self, count):
+        spawn_penstock(count)
+
+    def peakmem_spawn(self, count):
+        spawn_penstock(count)
+
+
 class SpawnForms:
     """Time for the same 100,000 tasks by what is spawned and who waits, the thread pool beside."""
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from penstock._core import Buffer, BufferPool, BufferStats
+from penstock import _debug
+from penstock._core import Buffer, BufferPool, BufferScope, BufferStats
 
-__all__ = ["Buffer", "BufferPool", "BufferStats", "buffers"]
+__all__ = ["Buffer", "BufferPool", "BufferScope", "BufferStats", "buffers"]
+
+_debug.watch_buffers()
 
 buffers: Final = BufferPool()
 """The default pool: it has no limit and does not clear what it lends."""
