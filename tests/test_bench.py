@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from penstock.bench import machine, measure, peers, report, rows, serve, table
 from penstock.bench.machine import Quiet
 from penstock.bench.measure import Effort, Samples
+from penstock.bench.progress import Progress
 from penstock.bench.rows import Goal, Peer, Row
 from penstock.bench.side import Side, SideFailedError, environment, python_side
 
@@ -129,6 +131,44 @@ def test_a_wrong_option_says_what_is_allowed(arguments: list[str], said: str) ->
     assert ended.stderr.startswith("usage: penstock bench")
     assert said in ended.stderr
     assert ended.stdout == ""
+
+
+def test_ctrl_c_ends_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "penstock", "bench", "--rows", "pair"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,  # a terminal would signal the sides as well
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("peers"):
+                break  # the sides are found, Go's is built, and the first row begins
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=LIMIT)
+    assert (process.returncode, stderr) == (130, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_shows_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = Progress(2)
+    quiet.begin("pair")
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = Progress(2)
+    progress.begin("pair")
+    progress.round(1, 2)
+    shown = capsys.readouterr().err
+    assert "1 of 2, pair" in shown
+    assert "[######..................]" in shown  # half of the first of two
+    assert "s left" in shown
+    progress.clear()
+    assert capsys.readouterr().err == "\r\x1b[K"
 
 
 def test_no_other_command_pays_for_the_import(run_program: Any) -> None:
