@@ -1,4 +1,4 @@
-"""The command line: ``penstock run``, ``penstock topology``, ``penstock --version``.
+"""The command line: ``penstock run``, ``penstock topology``, ``penstock memviz``, ``penstock --version``.
 
 ``run`` gives a program the shape of a Go program: the file is executed as a module, then its ``main()`` runs
 as the first task. The main thread only waits for it, so that Ctrl-C is always seen.
@@ -51,17 +51,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("file", metavar="FILE", help="a Python file with a function main()")
     run.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="its sys.argv[1:]")
     commands.add_parser("topology", help="show nodes, CPUs, distances, and where workers are placed")
+    memviz = commands.add_parser(
+        "memviz",
+        help="draw a map of a demo program's buffers",
+        description="Runs a small program with buffers of many sizes, then writes a map of its pool.",
+    )
+    memviz.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE.svg",
+        required=True,
+        help="where the map goes; its figures go beside it, as FILE.json",
+    )
     options = parser.parse_args(argv)
 
     if options.version:
         print(_version())
         return 0
     if options.command is None:
-        parser.error("expected a command: run or topology")
+        parser.error("expected a command: run, topology or memviz")
     try:
         if options.command == "topology":
             print(topology.describe())
             return 0
+        if options.command == "memviz":
+            return _memviz(memviz, options.output)
         return _run(run, options.file, options.args)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -115,6 +129,21 @@ def _run(parser: argparse.ArgumentParser, file: str, args: list[str]) -> int:
     status = 0 if failure is None else _report(failure)
     _summarise(time.perf_counter() - started)
     return INTERRUPTED if interrupted else status
+
+
+def _memviz(parser: argparse.ArgumentParser, path: str) -> int:
+    from penstock._memviz import demo
+
+    try:
+        with demo.running(penstock.buffers) as kept:
+            penstock.memviz(path)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"cannot write {path!r}: {error.strerror}")
+    beside = os.path.splitext(path)[0] + ".json"  # noqa: PTH122 - as `memviz` names it
+    print(f"{path}: the {kept:,} buffers that a demo program holds; the figures are in {beside}")
+    return 0
 
 
 def _wait_for_main(function: Callable[[], object]) -> tuple[BaseException | None, bool]:
