@@ -47,6 +47,7 @@ from penstock.executor import Executor
 from penstock.group import Group
 from penstock.map_results import map
 from penstock.memory import Buffer, BufferPool, BufferScope, BufferStats, buffers
+from penstock.memviz import memviz
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
@@ -103,6 +104,7 @@ __all__ = [
     "default_runtime",
     "go",
     "map",
+    "memviz",
     "move_on_after",
     "pinned",
     "select",

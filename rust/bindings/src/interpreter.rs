@@ -151,6 +151,7 @@ fn collection_ends(phase: &str, _info: &Bound<'_, PyAny>) {
     if phase == "stop" {
         // Ordering: Relaxed, as above.
         COLLECTOR.store(0, Ordering::Relaxed);
+        crate::boundary::collection_ends();
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod buffer;
+mod map;
 mod object;
 mod pool;
 mod scope;
