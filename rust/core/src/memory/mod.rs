@@ -14,6 +14,7 @@
 //! - [`cache`]: slots a thread can have without a lock, and the list through which those that were
 //!   released on other threads come home.
 //! - [`central`]: all the rest, under the pool's lock.
+//! - [`objects`]: idle objects of any kind, which has nothing to do with the rest.
 //! - [`pool`]: the two ways through: [`Pool::try_acquire`], and [`Pool::begin_acquire`] for who may wait.
 //!
 //! The books, in bytes of size classes: `in_use + cached == reserved <= limit`. A slot is reserved from
@@ -26,6 +27,7 @@
 pub mod arena;
 pub mod cache;
 pub mod central;
+pub mod objects;
 pub mod pool;
 pub mod size_class;
 pub mod span;
