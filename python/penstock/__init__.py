@@ -46,7 +46,15 @@ from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full,
 from penstock.executor import Executor
 from penstock.group import Group
 from penstock.map_results import map
-from penstock.memory import Buffer, BufferPool, BufferStats, buffers
+from penstock.memory import (
+    Borrowed,
+    Buffer,
+    BufferPool,
+    BufferStats,
+    ObjectPool,
+    ObjectStats,
+    buffers,
+)
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
@@ -60,6 +68,7 @@ __all__ = [
     "AtomicInt",
     "AtomicRef",
     "Barrier",
+    "Borrowed",
     "Buffer",
     "BufferPool",
     "BufferStats",
@@ -77,6 +86,8 @@ __all__ = [
     "Group",
     "Lock",
     "Node",
+    "ObjectPool",
+    "ObjectStats",
     "Once",
     "PenstockError",
     "Rate",
