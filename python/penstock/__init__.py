@@ -46,7 +46,16 @@ from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full,
 from penstock.executor import Executor
 from penstock.group import Group
 from penstock.map_results import map
-from penstock.memory import Buffer, BufferPool, BufferScope, BufferStats, buffers
+from penstock.memory import (
+    Borrowed,
+    Buffer,
+    BufferPool,
+    BufferScope,
+    BufferStats,
+    ObjectPool,
+    ObjectStats,
+    buffers,
+)
 from penstock.memviz import memviz
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
@@ -61,6 +70,7 @@ __all__ = [
     "AtomicInt",
     "AtomicRef",
     "Barrier",
+    "Borrowed",
     "Buffer",
     "BufferPool",
     "BufferScope",
@@ -79,6 +89,8 @@ __all__ = [
     "Group",
     "Lock",
     "Node",
+    "ObjectPool",
+    "ObjectStats",
     "Once",
     "PenstockError",
     "Rate",
