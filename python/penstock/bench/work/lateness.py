@@ -2,8 +2,8 @@
 
 A task wants to run every millisecond, as a frame, a heartbeat or a request does that must not wait. Beside
 it a thread makes more objects than are on the heap and keeps them, so that the default collector, at a
-quarter more each time, looks at all of it at least three times. A run with fewer full collections has no figure.
-A tick that was missed during a pause counts with its own lateness: a pause of a second is a thousand of them.
+quarter more each time, looks at all of it at least three times. A run with fewer full collections has no
+figure. A tick that was missed during a pause counts with its own lateness: a pause of a second is a thousand.
 
 The count is the objects on the heap before the load begins.
 """
