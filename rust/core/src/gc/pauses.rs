@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_is_at_most_a_32nd_too_long() {
+    fn a_percentile_is_too_long_by_at_most_one_in_32() {
         let mut pauses = Pauses::default();
         for us in 1..=1000 {
             pauses.record(Duration::from_micros(us), Trigger::Idle);
