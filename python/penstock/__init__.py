@@ -47,7 +47,17 @@ from penstock.executor import Executor
 from penstock.gc_pacing import GcManager, GcPauses, GcPolicy, manage_gc
 from penstock.group import Group
 from penstock.map_results import map
-from penstock.memory import Buffer, BufferPool, BufferStats, buffers
+from penstock.memory import (
+    Borrowed,
+    Buffer,
+    BufferPool,
+    BufferScope,
+    BufferStats,
+    ObjectPool,
+    ObjectStats,
+    buffers,
+)
+from penstock.memviz import memviz
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
@@ -61,8 +71,10 @@ __all__ = [
     "AtomicInt",
     "AtomicRef",
     "Barrier",
+    "Borrowed",
     "Buffer",
     "BufferPool",
+    "BufferScope",
     "BufferStats",
     "Cancelled",
     "Channel",
@@ -81,6 +93,8 @@ __all__ = [
     "Group",
     "Lock",
     "Node",
+    "ObjectPool",
+    "ObjectStats",
     "Once",
     "PenstockError",
     "Rate",
@@ -107,6 +121,7 @@ __all__ = [
     "go",
     "manage_gc",
     "map",
+    "memviz",
     "move_on_after",
     "pinned",
     "select",
