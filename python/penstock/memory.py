@@ -1,4 +1,4 @@
-"""Pooled buffers: memory that is lent, and lent again when it comes back.
+"""Pools: memory, and objects of any kind, that are lent, and lent again when they come back.
 
 >>> from penstock import buffers
 >>> with buffers.acquire(65536) as buffer:
@@ -12,9 +12,26 @@ from __future__ import annotations
 from typing import Final
 
 from penstock import _debug
-from penstock._core import Buffer, BufferPool, BufferScope, BufferStats
+from penstock._core import (
+    Borrowed,
+    Buffer,
+    BufferPool,
+    BufferScope,
+    BufferStats,
+    ObjectPool,
+    ObjectStats,
+)
 
-__all__ = ["Buffer", "BufferPool", "BufferScope", "BufferStats", "buffers"]
+__all__ = [
+    "Borrowed",
+    "Buffer",
+    "BufferPool",
+    "BufferScope",
+    "BufferStats",
+    "ObjectPool",
+    "ObjectStats",
+    "buffers",
+]
 
 _debug.watch_buffers()
 

@@ -137,8 +137,7 @@ fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
     if phase == "start" {
         // Ordering: Relaxed, because a thread acts only on what it stored itself.
         COLLECTOR.store(this_thread(), Ordering::Relaxed);
-        let generation = info.get_item(intern!(info.py(), "generation"))?;
-        if generation.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2)) {
+        if is_full(info)? {
             crate::task::collection_begins();
         }
     }
@@ -147,11 +146,22 @@ fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
 
 /// An entry of `gc.callbacks`.
 #[pyfunction]
-fn collection_ends(phase: &str, _info: &Bound<'_, PyAny>) {
+fn collection_ends(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
     if phase == "stop" {
+        if is_full(info)? {
+            crate::memory::age_idle_objects();
+        }
         // Ordering: Relaxed, as above.
         COLLECTOR.store(0, Ordering::Relaxed);
+        crate::boundary::collection_ends();
     }
+    Ok(())
+}
+
+/// Whether the collection is of every generation.
+fn is_full(info: &Bound<'_, PyDict>) -> PyResult<bool> {
+    let generation = info.get_item(intern!(info.py(), "generation"))?;
+    Ok(generation.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2)))
 }
 
 /// Whether this thread holds the lock of a module that is being imported, where it must not run other

@@ -34,7 +34,7 @@ use pyo3::{
 };
 
 use super::{
-    object::{self, buffer_of},
+    buffer_object::{self, buffer_of},
     pool::{BufferPool, pool_of},
     site::Site,
     watch::{self, Record},
@@ -412,7 +412,7 @@ pub(super) fn lend(py: Python<'_>, pool: *mut ffi::PyObject, block: Block) -> *m
     }
     // SAFETY: the callers pass a live pool.
     let pool = unsafe { Object::new(pool) };
-    object::new(py, Buffer::new(pool, block, ptr::null()))
+    buffer_object::new(py, Buffer::new(pool, block, ptr::null()))
 }
 
 /// The same for a call that began elsewhere.
@@ -427,7 +427,7 @@ pub(super) fn lend_at(
     }
     // SAFETY: the callers pass a live pool.
     let pool = unsafe { Object::new(pool) };
-    object::new(py, Buffer::new(pool, block, ptr::null()))
+    buffer_object::new(py, Buffer::new(pool, block, ptr::null()))
 }
 
 /// The same for one that may be a sample.
@@ -441,7 +441,7 @@ fn lend_sample(
     // SAFETY: the callers pass a live pool.
     let pool = unsafe { Object::new(pool) };
     if !watch::is_sample(py) {
-        return object::new(py, Buffer::new(pool, block, ptr::null()));
+        return buffer_object::new(py, Buffer::new(pool, block, ptr::null()));
     }
     let (record, damage) = {
         // SAFETY: a pool, alive.
@@ -456,7 +456,7 @@ fn lend_sample(
         aside.restore(py);
         return ptr::null_mut();
     }
-    object::new(py, buffer)
+    buffer_object::new(py, buffer)
 }
 
 fn released() -> PyErr {

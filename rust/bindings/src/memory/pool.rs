@@ -8,7 +8,11 @@ use pyo3::{
     types::PyInt,
 };
 
-use super::{scope::BufferScope, watch::Watch};
+use super::{
+    map::{Picture, picture},
+    scope::BufferScope,
+    watch::Watch,
+};
 use crate::{
     convert::Passed,
     mode::{Mode, mode},
@@ -115,6 +119,11 @@ impl BufferPool {
     /// Address, bytes, site and seconds of the buffers that are lent, as far as they were sampled; the longest first.
     fn _held(&self, py: Python<'_>) -> Vec<(usize, usize, String, f64)> {
         self.watch.held(py)
+    }
+
+    /// What the pool is made of now.
+    fn _map<'py>(&self, py: Python<'py>) -> Picture<'py> {
+        picture(py, self)
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> String {
