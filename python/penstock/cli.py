@@ -1,4 +1,4 @@
-"""The command line: ``penstock run``, ``penstock topology``, ``penstock --version``.
+"""The command line: ``penstock bench``, ``penstock run``, ``penstock topology``, ``penstock --version``.
 
 ``run`` gives a program the shape of a Go program: the file is executed as a module, then its ``main()`` runs
 as the first task. The main thread only waits for it, so that Ctrl-C is always seen.
@@ -40,9 +40,11 @@ INTERRUPTED = 128 + 2  # as shells report a process that SIGINT ended
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in ``argv`` (by default the process's own) and returns its exit status."""
+    args = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="penstock", description="A concurrency runtime for Python.")
     parser.add_argument("--version", action="store_true", help="print the version and how this build runs")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("bench", help="measure penstock beside its peers, in one run")
     run = commands.add_parser(
         "run",
         help="run the main() of a program as the first task",
@@ -51,13 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("file", metavar="FILE", help="a Python file with a function main()")
     run.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="its sys.argv[1:]")
     commands.add_parser("topology", help="show nodes, CPUs, distances, and where workers are placed")
-    options = parser.parse_args(argv)
+    try:
+        if args[:1] == ["bench"]:
+            # Its options are its own, and read late: no other command waits for the import.
+            from penstock.bench import command
+
+            return command.main(args[1:])
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    options = parser.parse_args(args)
 
     if options.version:
         print(_version())
         return 0
     if options.command is None:
-        parser.error("expected a command: run or topology")
+        parser.error("expected a command: bench, run or topology")
     try:
         if options.command == "topology":
             print(topology.describe())

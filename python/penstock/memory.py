@@ -11,9 +11,29 @@ from __future__ import annotations
 
 from typing import Final
 
-from penstock._core import Borrowed, Buffer, BufferPool, BufferStats, ObjectPool, ObjectStats
+from penstock import _debug
+from penstock._core import (
+    Borrowed,
+    Buffer,
+    BufferPool,
+    BufferScope,
+    BufferStats,
+    ObjectPool,
+    ObjectStats,
+)
 
-__all__ = ["Borrowed", "Buffer", "BufferPool", "BufferStats", "ObjectPool", "ObjectStats", "buffers"]
+__all__ = [
+    "Borrowed",
+    "Buffer",
+    "BufferPool",
+    "BufferScope",
+    "BufferStats",
+    "ObjectPool",
+    "ObjectStats",
+    "buffers",
+]
+
+_debug.watch_buffers()
 
 buffers: Final = BufferPool()
 """The default pool: it has no limit and does not clear what it lends."""

@@ -14,7 +14,7 @@ use pyo3::{
     types::PyType,
 };
 
-use super::objects::{self, ObjectPool};
+use super::object_pool::{self, ObjectPool};
 use crate::{
     convert::Patience,
     error::{Failure, Raised, raise},
@@ -148,7 +148,7 @@ impl Borrowed {
         if !object.is_null() {
             // SAFETY: attached, as who drops or clears an object is; the pool is alive, and the reference was held here.
             unsafe {
-                objects::forget(self.pool.as_ptr(), object);
+                object_pool::forget(self.pool.as_ptr(), object);
                 ffi::Py_DECREF(object);
             }
         }
@@ -214,12 +214,12 @@ unsafe fn acquire(this: *mut ffi::PyObject) -> *mut ffi::PyObject {
         if !borrowed.held().is_null() {
             return entered_already();
         }
-        let object = objects::acquire(pool, ptr::null_mut());
+        let object = object_pool::acquire(pool, ptr::null_mut());
         if object.is_null() || borrowed.hold(object) {
             return object;
         }
         // The factory entered it, or another thread did.
-        objects::give_back_unused(pool, Object::steal(object));
+        object_pool::give_back_unused(pool, Object::steal(object));
         entered_already()
     }
 }
@@ -247,7 +247,7 @@ unsafe fn release(this: *mut ffi::PyObject) -> bool {
             raise(Python::assume_attached(), PyRuntimeError::new_err(message));
             return false;
         }
-        let done = objects::release(borrowed.pool.as_ptr(), object);
+        let done = object_pool::release(borrowed.pool.as_ptr(), object);
         ffi::Py_DECREF(object);
         ffi::Py_XDECREF(done);
         !done.is_null()
@@ -353,7 +353,7 @@ impl Drop for Entered {
             let borrowed = get(borrowed.as_ptr());
             let object = borrowed.take();
             if !object.is_null() {
-                objects::give_back_unused(borrowed.pool.as_ptr(), Object::steal(object));
+                object_pool::give_back_unused(borrowed.pool.as_ptr(), Object::steal(object));
             }
         }
     }

@@ -7,6 +7,7 @@ use pyo3::{
     prelude::*,
 };
 
+use super::{scope::BufferScope, watch::Watch};
 use crate::{
     convert::Passed,
     mode::{Mode, mode},
@@ -57,6 +58,7 @@ impl BufferStats {
 #[pyclass(frozen, weakref, module = "penstock")]
 pub struct BufferPool {
     pub(super) pool: Pool<Mode>,
+    pub(super) watch: Watch,
 }
 
 #[pymethods]
@@ -80,8 +82,11 @@ impl BufferPool {
                 PyTypeError::new_err(format!("zero must be a bool, not {shown}"))
             })?,
         };
+        let watch = Watch::new(zero);
+        let zero = zero && !watch.clears();
         Ok(Self {
             pool: Pool::new(mode(), PoolOptions { max_bytes, zero }),
+            watch,
         })
     }
 
@@ -94,6 +99,21 @@ impl BufferPool {
             reserved: stats.reserved,
             reserved_peak: stats.reserved_peak,
         }
+    }
+
+    /// A block at whose end the buffers that were acquired in it are released: ``with pool.scope() as scope:``.
+    ///
+    /// >>> from penstock import BufferPool
+    /// >>> with BufferPool().scope() as scope:
+    /// ...     len(scope.acquire(4096))
+    /// 4096
+    fn scope(this: &Bound<'_, Self>) -> BufferScope {
+        BufferScope::new(this)
+    }
+
+    /// Address, bytes, site and seconds of the buffers that are lent, as far as they were sampled; the longest first.
+    fn _held(&self, py: Python<'_>) -> Vec<(usize, usize, String, f64)> {
+        self.watch.held(py)
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> String {

@@ -1,4 +1,4 @@
-// Go's side of figures.py: the same questions, asked of goroutines and channels.
+// Go's side of `penstock bench`: the same questions, asked of goroutines and channels.
 //
 // It answers on stdout, a line of JSON each: first what it is, then for every "ROW COUNT" read from
 // stdin the nanoseconds that COUNT operations took, their loop included, or the bytes. Nothing else runs between
