@@ -3,6 +3,7 @@
 
 mod acquire;
 mod borrowed;
+mod borrowed_memory;
 mod buffer;
 mod object;
 mod object_pool;
@@ -26,6 +27,7 @@ pub use self::{
 
 /// Puts the classes' raw entries in place.
 pub fn add(py: Python<'_>) -> PyResult<()> {
+    borrowed_memory::load(py);
     object::load(py);
     hot::add_methods(&py.get_type::<BufferPool>(), &acquire::ENTRIES)?;
     hot::add_methods(&py.get_type::<BufferScope>(), &scope::ENTRIES)?;
