@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from penstock.bench import machine, measure, peers, report, rows, serve, table
 from penstock.bench.machine import Quiet
 from penstock.bench.measure import Effort, Samples
+from penstock.bench.progress import Progress
 from penstock.bench.rows import Goal, Peer, Row
 from penstock.bench.side import Side, SideFailedError, environment, python_side
 
@@ -131,6 +133,44 @@ def test_a_wrong_option_says_what_is_allowed(arguments: list[str], said: str) ->
     assert ended.stdout == ""
 
 
+def test_ctrl_c_ends_the_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "penstock", "bench", "--rows", "pair"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,  # a terminal would signal the sides as well
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("peers"):
+                break  # the sides are found, Go's is built, and the first row begins
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=LIMIT)
+    assert (process.returncode, stderr) == (130, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_shows_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = Progress(2)
+    quiet.begin("pair")
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = Progress(2)
+    progress.begin("pair")
+    progress.round(1, 2)
+    shown = capsys.readouterr().err
+    assert "1 of 2, pair" in shown
+    assert "[######..................]" in shown  # half of the first of two
+    assert "s left" in shown
+    progress.clear()
+    assert capsys.readouterr().err == "\r\x1b[K"
+
+
 def test_no_other_command_pays_for_the_import(run_program: Any) -> None:
     ended = run_program(
         """
@@ -165,7 +205,7 @@ def test_every_row_asks_sides_for_what_they_answer() -> None:
     }
     go = Path(serve.__file__).with_name("go").joinpath("main.go").read_text(encoding="utf-8")
     for row in rows.ROWS:
-        assert row.name in answers[row.ours]
+        assert (row.question or row.name) in answers[row.ours]
         for peer in row.peers:
             if peer.side == "go":
                 assert f'"{peer.row}":' in go, peer
@@ -249,6 +289,27 @@ def test_a_side_that_fails_leaves_and_keeps_what_it_has() -> None:
     lines = table.show(ROW, [first, second], gil=True)
     assert any("stopped early: it had enough" in line for line in lines)
     assert any("0.500" in line and "<= 0.5: met" in line for line in lines)
+
+
+class Manifold(Scripted):
+    """A side whose answers have two figures."""
+
+    def ask(self, row: str, count: int, *, fresh: bool = False) -> dict[str, Any]:
+        super().ask(row, count)
+        return {"amount": {"worst": self.each * len(self.asked), "late": self.each / len(self.asked)}}
+
+
+def test_two_rows_that_are_parts_of_an_answer_ask_once_and_their_figures_are_not_shares() -> None:
+    side, shared = Manifold(4.0), measure.Shared()
+    worst, late = (
+        Row(f"gc_{part}", part, 1000, (), whole=True, each=False, question="gc", part=part, fresh=True)
+        for part in ("worst", "late")
+    )
+    (first,) = measure.measure(worst, {"penstock": side}, EFFORT, None, shared)
+    (second,) = measure.measure(late, {"penstock": side}, EFFORT, None, shared)
+    assert side.asked == [1000] * 4
+    assert first.values == [4.0, 8.0, 12.0, 16.0]
+    assert second.values == [4.0, 2.0, 4.0 / 3, 1.0]
 
 
 def test_a_side_that_is_not_there_has_no_line() -> None:

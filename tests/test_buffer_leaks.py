@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+TESTS = str(Path(__file__).parent)
 LEVELS = ("off", "simple", "advanced", "paranoid")
 SAMPLING = ("simple", "advanced")
 # A sample comes after 255 acquisitions at the latest.
@@ -463,6 +465,17 @@ def test_a_late_write_to_a_buffer_released_on_another_thread_is_told(run_program
             buffer.release()
     """
     assert run(run_program, "paranoid", WRITES + textwrap.dedent(program)) == "10\n"
+
+
+def test_all_that_buffers_do_they_do_with_every_check_on(run_program: Any) -> None:
+    """The other tests of buffers, watched at the highest level: late writes in them would be errors."""
+    program = f"""
+        import pytest
+        files = [{TESTS!r} + name for name in ("/model/test_buffers.py", "/test_memory.py")]
+        options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", f"--rootdir={TESTS}/.."]
+        sys.exit(pytest.main([*options, *files]))
+    """
+    run_program(program, env={"PENSTOCK_DEBUG": "buffers=paranoid"}, stderr=None, limit=600)
 
 
 # The variable

@@ -56,6 +56,7 @@ from penstock.memory import (
     ObjectStats,
     buffers,
 )
+from penstock.memviz import memviz
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
@@ -115,6 +116,7 @@ __all__ = [
     "default_runtime",
     "go",
     "map",
+    "memviz",
     "move_on_after",
     "pinned",
     "select",

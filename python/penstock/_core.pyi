@@ -498,6 +498,15 @@ class Borrowed(Generic[_T]):
 
 # --- memory ---
 
+# In `rust/bindings/src/memory/map.rs` is what the parts mean.
+_PoolMap: TypeAlias = tuple[
+    int | None,
+    tuple[int, int, int, int],
+    list[tuple[int, int, int, bool, list[tuple[int, int, int, bytes]], list[tuple[int, int]]]],
+    list[tuple[int, list[tuple[int, int]], int, int]],
+    list[tuple[int, int, int]],
+]
+
 @final
 class BufferStats:
     @property
@@ -520,6 +529,7 @@ class BufferPool:
     def aacquire(self, nbytes: SupportsIndex, *, timeout: float | None = None) -> Awaitable[Buffer]: ...
     def scope(self) -> BufferScope: ...
     def stats(self) -> BufferStats: ...
+    def _map(self) -> _PoolMap: ...
     def _held(self) -> list[tuple[int, int, str, float]]: ...
     def __reduce__(self) -> Never: ...
 

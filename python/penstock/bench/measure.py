@@ -10,11 +10,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .rows import Row
 from .side import Side, SideFailedError
 
-__all__ = ["FULL", "QUICK", "Effort", "Quartiles", "Samples", "measure", "quartiles", "ratios"]
+__all__ = ["FULL", "QUICK", "Effort", "Quartiles", "Samples", "Shared", "measure", "quartiles", "ratios"]
 
 Quartiles = tuple[float, float, float]
 """The lower quartile, the median, the upper quartile."""
@@ -78,14 +79,24 @@ def ratios(ours: Samples, theirs: Samples) -> dict[int, float]:
     }
 
 
+Shared = dict[tuple[str, str, int], dict[str, Any]]
+"""Answers with a part for another row as well, by side, question and round."""
+
+
 def measure(
-    row: Row, found: Mapping[str, Side], effort: Effort, tick: Callable[[int, int], None] | None = None
+    row: Row,
+    found: Mapping[str, Side],
+    effort: Effort,
+    tick: Callable[[int, int], None] | None = None,
+    shared: Shared | None = None,
 ) -> list[Samples]:
     """All samples of one row, ours first. ``tick(done, of)`` hears of each round.
 
-    A side that fails keeps what it has and its error, and leaves the rounds that come.
+    A side that fails keeps what it has and its error, and leaves the rounds that come. Rows that are parts of
+    the same answers share them.
     """
-    asked = [Samples(row.ours, row.ours, row.name, row.count)]
+    shared = {} if shared is None else shared
+    asked = [Samples(row.ours, row.ours, row.question or row.name, row.count)]
     asked += [
         Samples(peer.label, peer.side, peer.row, peer.count or row.count)
         for peer in row.peers
@@ -108,13 +119,18 @@ def measure(
                 continue
             began = time.monotonic()
             try:
-                answer = found[sample.side].ask(sample.row, sample.count, fresh=row.fresh)
+                key = sample.side, sample.row, turn
+                answer = shared.get(key) or found[sample.side].ask(sample.row, sample.count, fresh=row.fresh)
             except SideFailedError as error:
                 sample.error = str(error)
                 continue
             finally:
                 spent[sample.label] += time.monotonic() - began
-            sample.by_round[turn] = answer["amount"] / (sample.count if row.each else 1)
+            amount = answer["amount"]
+            if row.part is not None:
+                shared[key] = answer
+                amount = amount[row.part]
+            sample.by_round[turn] = amount / (sample.count if row.each else 1)
             for counter, value in answer.get("stats", {}).items():
                 sample.stats[counter] = sample.stats.get(counter, 0.0) + value / sample.count
     for sample in asked:

@@ -56,6 +56,8 @@ class Row:
     peers: tuple[Peer, ...]
     whole: bool = False  # the count is part of the question
     each: bool = True  # the figure is for one operation, not for all
+    question: str | None = None  # what ours is asked, where it is not the row's name
+    part: str | None = None  # of an answer with several figures, which other rows share
     needs: str = "go"  # what this penstock must have, for ours to answer
     ours: str = PENSTOCK
     unit: str = "ns"
@@ -86,6 +88,26 @@ def _spawn_by_workers(place: str, said: str, *go: Peer) -> Row:
             *go,
         ),
         whole=True,
+    )
+
+
+def _lateness(part: str, said: str) -> Row:
+    return Row(
+        f"gc_{part}",
+        f"GC pause at a 1 GB heap: {said} lateness of a 1 ms ticker beside a load that retains objects",
+        8_000_000,
+        (
+            Peer("penstock", "gc_default", "CPython's default", Goal(0.16, None), seed=0.16),
+            Peer("penstock", "gc_frozen", "gc.freeze() alone"),
+            Peer("go", "gc", "Go"),
+        ),
+        whole=True,
+        each=False,
+        question="gc",
+        part=part,
+        needs="manage_gc",
+        fresh=True,
+        rounds=3,
     )
 
 
@@ -342,5 +364,7 @@ ROWS: tuple[Row, ...] = (
         fresh=True,
         rounds=3,
     ),
+    _lateness("worst", "worst"),
+    _lateness("late", "p99.9"),
 )
 """Every row, in the order of the table."""

@@ -17,7 +17,7 @@ from penstock import _core
 
 from . import machine, report
 from .go_side import GoMissingError, go_side, go_version
-from .measure import Effort, measure
+from .measure import Effort, Shared, measure
 from .peers import LIBRARIES
 from .progress import Progress
 from .rows import PENSTOCK, Row
@@ -99,6 +99,7 @@ class Run:
     def measured(self, sides: Mapping[str, Side]) -> Iterator[list[str]]:
         """Take the rows one by one: the lines of each."""
         progress = Progress(len(self._rows))
+        shared: Shared = {}
         for row in self._rows:
             progress.begin(row.name)
             if not hasattr(penstock, row.needs):
@@ -107,7 +108,7 @@ class Run:
                 progress.clear()
                 yield ["", f"{row.name}: {row.title}", f"  {why}"]
                 continue
-            samples = measure(row, sides, self._effort, progress.round)
+            samples = measure(row, sides, self._effort, progress.round, shared)
             progress.clear()
             self._data.append(report.row_data(row, samples, gil=self._gil))
             self._noisy += machine.noise(row.name, samples)

@@ -2,7 +2,7 @@
 
 ``python -P serve.py SIDE CLOCK``, by the path of the file: run as a module it would import penstock, with
 its threads and hooks, into the processes of its peers. It says what it is in a line of JSON, then answers
-each line "ROW COUNT" with another: ``{"amount": ...}`` or ``{"error": ...}``.
+each line "QUESTION COUNT" with another: ``{"amount": ...}`` or ``{"error": ...}``.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def read_work() -> Any:
     return package
 
 
-def answers_of(side: str, clock: str) -> dict[str, Callable[[int], float]]:
+def answers_of(side: str, clock: str) -> dict[str, Callable[[int], Any]]:
     """What a side answers, by row. With the clock "cpu" what counts is the CPU time of the process."""
-    answers: dict[str, Callable[[int], float]] = {}
+    answers: dict[str, Callable[[int], Any]] = {}
     for name in read_work().MODULES:
         module = importlib.import_module(f"{WORK}.{name}")
         if clock == "cpu" and hasattr(module, "now"):
@@ -55,7 +55,7 @@ def counters(runtime: Any) -> dict[str, int]:
     return {name: getattr(stats, name) for name in COUNTERS}
 
 
-def answer(work: Callable[[int], float], count: int, runtime: Any) -> dict[str, Any]:
+def answer(work: Callable[[int], Any], count: int, runtime: Any) -> dict[str, Any]:
     """One question's answer."""
     gc.collect()
     before = counters(runtime)

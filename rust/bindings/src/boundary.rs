@@ -403,10 +403,26 @@ pub fn raise_interrupt(
     interrupts: &Interrupts,
 ) -> Raised {
     if core.is_some_and(penstock_core::task::Task::take_cancel) {
-        interrupts.spend_all();
+        interrupts.cancelled(py);
         return Failure::Cancelled.raise(py, "the task was cancelled");
     }
     interrupts.raise(py)
+}
+
+/// A garbage collection on this thread has ended: what interrupted a wait inside it is raised again at the next one.
+pub fn collection_ends() {
+    if let Some((_, task, _)) = running_task() {
+        // SAFETY: it runs on this very stack, so it is alive.
+        let task = unsafe { task.as_ref() };
+        if task.interrupts().restore() {
+            task.core().keep_cancel();
+        }
+    } else {
+        // SAFETY: null, or alive until the thread's end.
+        let thread = unsafe { THREAD.get().as_ref() };
+        let is_task = thread.is_some_and(|thread| thread.interrupts.restore());
+        debug_assert!(!is_task, "a thread is not cancelled");
+    }
 }
 
 /// The task that runs on this thread now, with its machine and stack.

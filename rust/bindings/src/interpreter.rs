@@ -152,6 +152,7 @@ fn collection_ends(phase: &str, info: &Bound<'_, PyDict>) {
         }
         // Ordering: Relaxed, as above.
         COLLECTOR.store(0, Ordering::Relaxed);
+        crate::boundary::collection_ends();
     }
 }
 

@@ -20,6 +20,7 @@ MODULES = (
     "atomic",
     "buffer",
     "channel",
+    "lateness",
     "lock",
     "loops",
     "many",
@@ -33,8 +34,8 @@ MODULES = (
 )
 """Every module of this package that has ``SIDES``."""
 
-Work: TypeAlias = Callable[[int], float]
-"""What so many operations took: nanoseconds or bytes."""
+Work: TypeAlias = Callable[[int], float | Mapping[str, float]]
+"""What so many operations took: nanoseconds or bytes. By part, where one answer has several figures."""
 
 Sides: TypeAlias = Mapping[str, Mapping[str, Work]]
 """By side, then by row."""

@@ -33,11 +33,10 @@ def resident() -> int:
 
 
 def receiving(channel: Any) -> Callable[[], Any]:
-    """A plain function that waits until the channel is closed; it takes no arguments, as Go's takes none."""
+    """A plain function that waits for one value; it takes no arguments, as Go's takes none."""
 
     def receive() -> None:
-        for _ in channel:
-            pass
+        channel.recv()
 
     return receive
 
@@ -46,8 +45,7 @@ def receiving_async(channel: Any) -> Callable[[], Any]:
     """The same, as an ``async def``."""
 
     async def receive() -> None:
-        async for _ in channel:
-            pass
+        await channel.arecv()
 
     return receive
 
@@ -74,8 +72,8 @@ def parked_penstock(
     before, handles = go(start).result()
     wait_for(lambda: channel.stats().recv_waits, count)
     grown = resident() - before
-    for each in (channel, warm):
-        each.close()
+    channel.send_many([None] * count)
+    warm.send_many([None] * WARM)
     for handle in handles + first:
         handle.result()
     return grown

@@ -15,7 +15,7 @@ use pyo3::{
 };
 
 use super::{
-    borrowed_memory::{self, borrowed_of},
+    borrowed_object::{self, borrowed_of},
     object_pool,
 };
 use crate::{
@@ -175,7 +175,7 @@ pub(super) unsafe extern "C-unwind" fn borrow(
             pool: Object::new(pool),
             held: Word::new(0),
         };
-        borrowed_memory::new(Python::assume_attached(), borrowed)
+        borrowed_object::new(Python::assume_attached(), borrowed)
     }
 }
 

@@ -39,7 +39,7 @@ use pyo3::{
 };
 
 use super::{
-    object::{self, buffer_of},
+    buffer_object::{self, buffer_of},
     pool::{BufferPool, pool_of},
     site::Site,
     watch::{self, Record},
@@ -263,6 +263,20 @@ impl Buffer {
         }
     }
 
+    /// The end of a buffer with a record, which a scope may be about to release too.
+    #[cold]
+    fn drop_recorded(&mut self) {
+        if let Release::Now = self.try_release() {
+            self.give_back();
+        }
+        // SAFETY: the share that this kept.
+        let record = unsafe { Arc::from_raw(*self.record.get_mut()) };
+        // INVARIANT: a scope lists no buffer that is gone. Where its end is at this one now, this waits for it.
+        if let Some(membership) = record.membership.get() {
+            membership.end();
+        }
+    }
+
     fn check(&self) -> PyResult<()> {
         // Ordering: Relaxed, a released buffer is recognised, not used.
         if self.word.load(Ordering::Relaxed) & RELEASED != 0 {
@@ -289,18 +303,14 @@ pub(super) unsafe fn give_back(pool: &BufferPool, block: Block, record: Option<&
 impl Drop for Buffer {
     #[inline]
     fn drop(&mut self) {
-        // An export refers to the buffer, so there is none.
-        if let Release::Now = self.try_release() {
-            self.give_back();
+        if !self.record.get_mut().is_null() {
+            self.drop_recorded();
+            return;
         }
-        let record = *self.record.get_mut();
-        if !record.is_null() {
-            // SAFETY: the share that this kept.
-            let record = unsafe { Arc::from_raw(record) };
-            // INVARIANT: a scope lists no buffer that is gone. Where its end is at this one now, this waits for it.
-            if let Some(membership) = record.membership.get() {
-                membership.end();
-            }
+        // An export refers to the buffer, and a buffer in a scope has a record: so nobody else is at it.
+        // Ordering: Relaxed, what others did to it came before its last reference went.
+        if self.word.load(Ordering::Relaxed) == 0 {
+            self.give_back();
         }
     }
 }
@@ -478,7 +488,7 @@ pub(super) fn lend(py: Python<'_>, pool: *mut ffi::PyObject, block: Block) -> *m
     }
     // SAFETY: the callers pass a live pool.
     let pool = unsafe { Object::new(pool) };
-    object::new(py, Buffer::new(pool, block, ptr::null()))
+    buffer_object::new(py, Buffer::new(pool, block, ptr::null()))
 }
 
 /// The same for a call that began elsewhere.
@@ -493,7 +503,7 @@ pub(super) fn lend_at(
     }
     // SAFETY: the callers pass a live pool.
     let pool = unsafe { Object::new(pool) };
-    object::new(py, Buffer::new(pool, block, ptr::null()))
+    buffer_object::new(py, Buffer::new(pool, block, ptr::null()))
 }
 
 /// The same for one that may be a sample.
@@ -507,7 +517,7 @@ fn lend_sample(
     // SAFETY: the callers pass a live pool.
     let pool = unsafe { Object::new(pool) };
     if !watch::is_sample(py) {
-        return object::new(py, Buffer::new(pool, block, ptr::null()));
+        return buffer_object::new(py, Buffer::new(pool, block, ptr::null()));
     }
     let (record, damage) = {
         // SAFETY: a pool, alive.
@@ -522,7 +532,7 @@ fn lend_sample(
         aside.restore(py);
         return ptr::null_mut();
     }
-    object::new(py, buffer)
+    buffer_object::new(py, buffer)
 }
 
 fn released() -> PyErr {

@@ -3,9 +3,10 @@
 
 mod acquire;
 mod borrowed;
-mod borrowed_memory;
+mod borrowed_object;
 mod buffer;
-mod object;
+mod buffer_object;
+mod map;
 mod object_pool;
 mod pool;
 mod scope;
@@ -27,8 +28,8 @@ pub use self::{
 
 /// Puts the classes' raw entries in place.
 pub fn add(py: Python<'_>) -> PyResult<()> {
-    borrowed_memory::load(py);
-    object::load(py);
+    borrowed_object::load(py);
+    buffer_object::load(py);
     hot::add_methods(&py.get_type::<BufferPool>(), &acquire::ENTRIES)?;
     hot::add_methods(&py.get_type::<BufferScope>(), &scope::ENTRIES)?;
     hot::add_methods(&py.get_type::<Buffer>(), &buffer::ENTRIES)?;

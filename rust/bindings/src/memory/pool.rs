@@ -5,9 +5,14 @@ use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     ffi,
     prelude::*,
+    types::PyInt,
 };
 
-use super::{scope::BufferScope, watch::Watch};
+use super::{
+    map::{Picture, picture},
+    scope::BufferScope,
+    watch::Watch,
+};
 use crate::{
     convert::Passed,
     mode::{Mode, mode},
@@ -116,6 +121,11 @@ impl BufferPool {
         self.watch.held(py)
     }
 
+    /// What the pool is made of now.
+    fn _map<'py>(&self, py: Python<'py>) -> Picture<'py> {
+        picture(py, self)
+    }
+
     fn __repr__(this: &Bound<'_, Self>) -> String {
         let (pool, options) = (this.get().pool.stats(), this.get().pool.options());
         let limit = match options.max_bytes {
@@ -154,8 +164,29 @@ pub(super) fn byte_count(
     least: isize,
     allowed: &str,
 ) -> PyResult<usize> {
-    // SAFETY: attached, with a live object. -1 may be an error, and is refused below in any case.
-    let number = unsafe { ffi::PyNumber_AsSsize_t(value.as_ptr(), std::ptr::null_mut()) };
+    if value.is_exact_instance_of::<PyInt>() {
+        // SAFETY: attached, with an int.
+        let number = unsafe { ffi::PyLong_AsSsize_t(value.as_ptr()) };
+        if number >= least {
+            return Ok(number.cast_unsigned());
+        }
+    }
+    any_byte_count(value, name, least, allowed)
+}
+
+#[cold]
+fn any_byte_count(
+    value: &Bound<'_, PyAny>,
+    name: &str,
+    least: isize,
+    allowed: &str,
+) -> PyResult<usize> {
+    // SAFETY: attached, with a live object. A number too large to be one of bytes was an error, and is clipped here. -1
+    // may be an error, and is refused below in any case.
+    let number = unsafe {
+        ffi::PyErr_Clear();
+        ffi::PyNumber_AsSsize_t(value.as_ptr(), std::ptr::null_mut())
+    };
     if number >= least {
         return Ok(number.cast_unsigned());
     }

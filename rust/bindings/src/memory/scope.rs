@@ -27,7 +27,7 @@ use pyo3::{
 use super::{
     acquire::{aacquire_in, acquire as acquire_from_pool},
     buffer::{Buffer, Release, give_back},
-    object::buffer_of,
+    buffer_object::buffer_of,
     pool::BufferPool,
     site::Site,
     watch::Record,

@@ -316,6 +316,12 @@ impl Task {
         self.state.fetch_and(!CANCEL_PENDING, Ordering::Relaxed) & CANCEL_PENDING != 0
     }
 
+    /// The task took it, and has to raise it once more. Called by the task.
+    pub fn keep_cancel(&self) {
+        // Ordering: Relaxed, nobody but the task looks, in its next wait.
+        self.state.fetch_or(CANCEL_PENDING, Ordering::Relaxed);
+    }
+
     /// Whether it was ever asked to cancel.
     pub fn cancel_asked(&self) -> bool {
         // Ordering: Relaxed, a hint for messages.

@@ -1,4 +1,4 @@
-//! Where `Borrowed` objects come from, and where they go: as for tasks and for [buffers](super::object), because
+//! Where `Borrowed` objects come from, and where they go: as for tasks and for [buffers](super::buffer_object), because
 //! `PyO3`'s way costs more than the pool does. Unlike those they refer to anything, so the collector knows each of them.
 
 use std::{
