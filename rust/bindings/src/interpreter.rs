@@ -133,35 +133,35 @@ pub fn watch_collections(py: Python<'_>) -> PyResult<()> {
 
 /// An entry of `gc.callbacks`.
 #[pyfunction]
-fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
+fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) {
     if phase == "start" {
         // Ordering: Relaxed, because a thread acts only on what it stored itself.
         COLLECTOR.store(this_thread(), Ordering::Relaxed);
-        if is_full(info)? {
+        if is_full(info) {
             crate::task::collection_begins();
         }
     }
-    Ok(())
 }
 
 /// An entry of `gc.callbacks`.
 #[pyfunction]
-fn collection_ends(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
+fn collection_ends(phase: &str, info: &Bound<'_, PyDict>) {
     if phase == "stop" {
-        if is_full(info)? {
+        if is_full(info) {
             crate::memory::age_idle_objects();
         }
         // Ordering: Relaxed, as above.
         COLLECTOR.store(0, Ordering::Relaxed);
         crate::boundary::collection_ends();
     }
-    Ok(())
 }
 
 /// Whether the collection is of every generation.
-fn is_full(info: &Bound<'_, PyDict>) -> PyResult<bool> {
-    let generation = info.get_item(intern!(info.py(), "generation"))?;
-    Ok(generation.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2)))
+fn is_full(info: &Bound<'_, PyDict>) -> bool {
+    let generation = info.get_item(intern!(info.py(), "generation"));
+    generation.is_ok_and(|found| {
+        found.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2))
+    })
 }
 
 /// Whether this thread holds the lock of a module that is being imported, where it must not run other
