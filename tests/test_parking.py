@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import gc
@@ -371,6 +372,29 @@ def test_a_wait_in_a_finalizer_during_a_collection_blocks_the_thread_and_a_later
         cycle.append(cycle)
         del cycle
         assert gc.collect() >= 1
+
+
+@pytest.mark.parametrize("runs_in", ["a coroutine", "an event loop"])
+def test_who_only_runs_the_collector_is_not_refused_a_finalizers_wait(runs_in: str) -> None:
+    channel = Channel[str]()
+    log: list[str] = []
+
+    class Cyclic:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            log.append(channel.recv())
+
+    async def collect() -> int:
+        Cyclic()
+        gc.collect()
+        return len(log)
+
+    task = go(collect) if runs_in == "a coroutine" else go(lambda: asyncio.run(collect()))
+    channel.send("from outside", timeout=LIMIT)
+    assert task.result(timeout=LIMIT) == 1
+    assert log == ["from outside"]
 
 
 class Finalized:

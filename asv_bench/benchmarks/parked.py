@@ -159,3 +159,23 @@ class Parked:
         if kind == "asyncio.Task":
             return parked_asyncio(count) / count
         return parked_penstock_async(count, own_context="own" in kind) / count
+
+
+class AtOnce:
+    """Bytes for each parked task where there are as many as ever: 100,000 plain ones, a million others."""
+
+    params = (["plain", "async def", "async def, own context"],)
+    param_names = ("kind",)
+    unit = "bytes"
+    number = 1
+    timeout = 600
+
+    def setup(self, kind):
+        from .versions import needs
+
+        needs("go", "Channel")
+
+    def track_bytes(self, kind):
+        if kind == "plain":
+            return parked_penstock(100_000) / 100_000
+        return parked_penstock_async(1_000_000, own_context="own" in kind) / 1_000_000

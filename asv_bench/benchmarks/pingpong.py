@@ -119,3 +119,25 @@ class RoundTrip:
 
     def time_round_trip(self, side):
         self.run(self.count)
+
+
+class Parks:
+    """How often a task gives up its worker for each round trip: at least twice, once on either side."""
+
+    params = (["plain tasks", "async def tasks"],)
+    param_names = ("side",)
+    count = 5_000
+    unit = "parks"
+
+    def setup(self, side):
+        from .versions import needs
+
+        needs("go", "Channel", "default_runtime")
+        self.run = {"plain tasks": pingpong_penstock, "async def tasks": pingpong_penstock_async}[side]
+
+    def track_parks(self, side):
+        from penstock import default_runtime
+
+        before = default_runtime().stats().parks
+        self.run(self.count)
+        return (default_runtime().stats().parks - before) / self.count

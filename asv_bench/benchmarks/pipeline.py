@@ -27,11 +27,16 @@ def check(taken, count):
 
 
 def pipeline_penstock(count, *, ends=1):
+    """Plain tasks over one channel, as many on each end."""
+    return tasks_over_channel(count, producers=ends, consumers=ends)
+
+
+def tasks_over_channel(count, *, producers, consumers):
     """Plain tasks over one channel, which is closed when all producers have ended."""
     from penstock import Channel, go
 
     channel = Channel(CAPACITY)
-    share = count // ends
+    share = count // producers
 
     def consume():
         taken = 0
@@ -41,14 +46,14 @@ def pipeline_penstock(count, *, ends=1):
 
     def run():
         start = now()
-        consumers = [go(consume) for _ in range(ends)]
-        producers = [go(produce, share, channel.send) for _ in range(ends)]
-        for producer in producers:
+        consuming = [go(consume) for _ in range(consumers)]
+        producing = [go(produce, share, channel.send) for _ in range(producers)]
+        for producer in producing:
             producer.result()
         channel.close()
-        taken = sum(consumer.result() for consumer in consumers)
+        taken = sum(consumer.result() for consumer in consuming)
         elapsed = now() - start
-        check(taken, share * ends)
+        check(taken, share * producers)
         return elapsed
 
     return go(run).result()
@@ -98,3 +103,20 @@ class Pipeline:
 
     def time_pipeline(self, side, ends):
         self.run(self.count, ends=ends)
+
+
+class Ends:
+    """How the cost of 20,000 items over one channel grows with the tasks at either end."""
+
+    params = ([1, 8, 64], [1, 8, 64])
+    param_names = ("producers", "consumers")
+    count = 20_480
+    number = 1
+
+    def setup(self, producers, consumers):
+        from .versions import needs
+
+        needs("go", "Channel")
+
+    def time_pipeline(self, producers, consumers):
+        tasks_over_channel(self.count, producers=producers, consumers=consumers)

@@ -1,8 +1,8 @@
 """What a task costs from its creation to its end, beside asyncio's and the thread pool's.
 
-Each side is a function of a count that returns the nanoseconds it took, its loop included. figures.py
-asks the same functions. Handles are kept until the clock has stopped and dropped after it; the
-collector stays on. Every side waits for each of its tasks, as Go's waits on a WaitGroup.
+Each side is a function of a count that returns the nanoseconds it took, its loop included. Handles
+are kept until the clock has stopped and dropped after it; the collector stays on. Every side waits for each
+of its tasks, as Go's waits on a WaitGroup.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from time import perf_counter_ns as now
 
-WORKERS = 2  # threads of the thread pool, as many as figures.py gives the other sides
+WORKERS = 2  # threads of the thread pool, as many as the other sides have workers
 
 mark = ContextVar("mark")
 
@@ -116,6 +116,27 @@ class Spawn:
 
     def time_spawn(self, side, context):
         self.run(self.count, own_context=context == "one variable")
+
+
+class Tasks:
+    """How the cost of tasks grows with how many there are at once: time, and the process's peak memory."""
+
+    params = ([1_000, 10_000, 100_000, 1_000_000],)
+    param_names = ("count",)
+    number = 1
+    timeout = 120
+
+    def setup(self, count):
+        from .versions import needs
+
+        needs("go")
+        gc.collect()
+
+    def time_spawn(self, count):
+        spawn_penstock(count)
+
+    def peakmem_spawn(self, count):
+        spawn_penstock(count)
 
 
 class SpawnForms:

@@ -5,7 +5,7 @@ import penstock
 
 def needs(*names):
     """Skip the benchmark being set up unless this penstock has every one of ``names``."""
-    # asv_runner is there wherever asv measures; figures.py imports the modules beside this one without it.
+    # asv_runner is there wherever asv measures; whoever else imports the modules beside this one has none.
     from asv_runner.benchmarks.mark import SkipNotImplemented
 
     missing = [name for name in names if not hasattr(penstock, name)]

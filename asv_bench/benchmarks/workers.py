@@ -74,8 +74,11 @@ def spawn_inside(count, *, workers):
         return runtime.go(spawn).result()
 
 
-def spawn_tree(count, *, workers):
-    """Tasks that start two tasks each, until there are ``count``. One task gathers them, from the root."""
+def spawn_tree(count, *, workers, look=None):
+    """Tasks that start two tasks each, until there are ``count``. One task gathers them, from the root.
+
+    Before it ends the runtime is shown to ``look``.
+    """
     from penstock import Runtime
 
     with Runtime(workers=workers) as runtime:
@@ -97,13 +100,16 @@ def spawn_tree(count, *, workers):
                 raise AssertionError(f"{seen} of {count} tasks ran")
             return elapsed
 
-        return go(gather).result()
+        elapsed = go(gather).result()
+        if look is not None:
+            look(runtime)
+        return elapsed
 
 
 class Computing:
     """Time for 100 tasks that compute a millisecond each, by how many workers run them."""
 
-    params = (["penstock", "ThreadPoolExecutor"], [1, 2])
+    params = (["penstock", "ThreadPoolExecutor"], [1, 2, 4, 8])
     param_names = ("side", "workers")
     count = 100
     number = 1
@@ -122,7 +128,7 @@ class Computing:
 class SpawnFrom:
     """Time to start and finish 50,000 empty tasks, by who starts them and how many workers there are."""
 
-    params = (["outside", "one task", "a tree of tasks"], [1, 2, 4])
+    params = (["outside", "one task", "a tree of tasks"], [1, 2, 4, 8])
     param_names = ("place", "workers")
     count = 50_000
     number = 1
@@ -135,3 +141,26 @@ class SpawnFrom:
 
     def time_spawn(self, place, workers):
         self.run(self.count, workers=workers)
+
+
+class Traffic:
+    """What 50,000 tasks of a tree cause between workers, for each task: thefts, and parks of tasks."""
+
+    params = ([1, 2, 4, 8],)
+    param_names = ("workers",)
+    count = 50_000
+    unit = "per task"
+
+    def setup(self, workers):
+        from .versions import needs
+
+        needs("Runtime")
+        seen = []
+        spawn_tree(self.count, workers=workers, look=lambda runtime: seen.append(runtime.stats()))
+        (self.stats,) = seen
+
+    def track_steals(self, workers):
+        return self.stats.steals / self.count
+
+    def track_parks(self, workers):
+        return self.stats.parks / self.count

@@ -46,7 +46,17 @@ from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full,
 from penstock.executor import Executor
 from penstock.group import Group
 from penstock.map_results import map
-from penstock.memory import Buffer, BufferPool, BufferStats, buffers
+from penstock.memory import (
+    Borrowed,
+    Buffer,
+    BufferPool,
+    BufferScope,
+    BufferStats,
+    ObjectPool,
+    ObjectStats,
+    buffers,
+)
+from penstock.memviz import memviz
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
@@ -60,8 +70,10 @@ __all__ = [
     "AtomicInt",
     "AtomicRef",
     "Barrier",
+    "Borrowed",
     "Buffer",
     "BufferPool",
+    "BufferScope",
     "BufferStats",
     "Cancelled",
     "Channel",
@@ -77,6 +89,8 @@ __all__ = [
     "Group",
     "Lock",
     "Node",
+    "ObjectPool",
+    "ObjectStats",
     "Once",
     "PenstockError",
     "Rate",
@@ -102,6 +116,7 @@ __all__ = [
     "default_runtime",
     "go",
     "map",
+    "memviz",
     "move_on_after",
     "pinned",
     "select",

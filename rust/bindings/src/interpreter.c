@@ -10,7 +10,8 @@
  *    (`penstock_hold_deferred`).
  * 4. A moment in which no other thread is attached (`penstock_stop_the_world`).
  * 5. Whether two contexts have the same variables (`penstock_same_variables`).
- * 6. Free-threaded: an exception that whoever drops it frees (`penstock_disown_exception`).
+ * 6. Which code called, without frame objects (`penstock_spots`).
+ * 7. Free-threaded: an exception that whoever drops it frees (`penstock_disown_exception`).
  *
  * Why 3 is needed. Without the GIL, references on the evaluation stack to functions, code, classes,
  * methods and modules are not counted ("deferred"): the collector finds them in a walk over the frames of
@@ -206,6 +207,46 @@ penstock_runs_in_file(PyObject *filename)
     }
     return 0;
 }
+/* Sites --------------------------------------------------------------------------------------- */
+
+/* A place in code that runs: the code, a strong reference, and how many bytes into its instructions. */
+struct penstock_spot {
+    PyObject *code;
+    int offset;
+};
+
+/* Fills `spots` with where the Python frames of this greenlet stand, the innermost first, at most `room` of them; says
+ * how many there were. Makes no frame objects and no strings: a line number is looked up by whoever wants to read it. */
+int
+penstock_spots(struct penstock_spot *spots, int room)
+{
+    PyThreadState *state = current_thread();
+#if PY_VERSION_HEX >= 0x030D0000
+    struct _PyInterpreterFrame *frame = state->current_frame;
+#else
+    struct _PyInterpreterFrame *frame = state->cframe->current_frame;
+#endif
+    int count = 0;
+    for (; frame != NULL && count < room; frame = frame->previous) {
+        if (_PyFrame_IsIncomplete(frame)) {
+            continue;
+        }
+#if PY_VERSION_HEX >= 0x030E0000
+        PyObject *code = PyStackRef_AsPyObjectBorrow(frame->f_executable);
+#elif PY_VERSION_HEX >= 0x030D0000
+        PyObject *code = frame->f_executable;
+#else
+        PyObject *code = (PyObject *)frame->f_code;
+#endif
+        if (code != NULL && PyCode_Check(code)) {
+            spots[count].code = Py_NewRef(code);
+            spots[count].offset = _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT);
+            count += 1;
+        }
+    }
+    return count;
+}
+
 /* Deferred references ------------------------------------------------------------------------- */
 
 #ifdef Py_GIL_DISABLED

@@ -35,6 +35,7 @@ mod shim {
         pub fn penstock_function_kind(callable: *mut PyObject) -> c_int;
         pub fn penstock_runs_in_file(filename: *mut PyObject) -> c_int;
         pub fn penstock_references_to(object: *mut PyObject) -> Py_ssize_t;
+        pub fn penstock_spots(spots: *mut super::Spot, room: c_int) -> c_int;
         pub fn penstock_stop_the_world();
         pub fn penstock_start_the_world();
     }
@@ -137,8 +138,7 @@ fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
     if phase == "start" {
         // Ordering: Relaxed, because a thread acts only on what it stored itself.
         COLLECTOR.store(this_thread(), Ordering::Relaxed);
-        let generation = info.get_item(intern!(info.py(), "generation"))?;
-        if generation.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2)) {
+        if is_full(info)? {
             crate::task::collection_begins();
         }
     }
@@ -147,12 +147,22 @@ fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
 
 /// An entry of `gc.callbacks`.
 #[pyfunction]
-fn collection_ends(phase: &str, _info: &Bound<'_, PyAny>) {
+fn collection_ends(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
     if phase == "stop" {
+        if is_full(info)? {
+            crate::memory::age_idle_objects();
+        }
         // Ordering: Relaxed, as above.
         COLLECTOR.store(0, Ordering::Relaxed);
         crate::boundary::collection_ends();
     }
+    Ok(())
+}
+
+/// Whether the collection is of every generation.
+fn is_full(info: &Bound<'_, PyDict>) -> PyResult<bool> {
+    let generation = info.get_item(intern!(info.py(), "generation"))?;
+    Ok(generation.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2)))
 }
 
 /// Whether this thread holds the lock of a module that is being imported, where it must not run other
@@ -221,6 +231,24 @@ pub fn disown_exception(_py: Python<'_>, exception: *mut PyObject) {
     unsafe {
         shim::penstock_disown_exception(exception);
     }
+}
+
+/// `struct penstock_spot`: a place in code that runs.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Spot {
+    /// The code, a strong reference.
+    pub code: *mut PyObject,
+    /// How many bytes into its instructions.
+    pub offset: c_int,
+}
+
+/// Where the Python frames of this greenlet stand, the innermost first; says how many of `spots` it has filled.
+pub fn calling_spots(_py: Python<'_>, spots: &mut [Spot]) -> usize {
+    let room = c_int::try_from(spots.len()).unwrap_or(c_int::MAX);
+    // SAFETY: `_py` proves that the thread state is attached, and there is room for as many.
+    let filled = unsafe { shim::penstock_spots(spots.as_mut_ptr(), room) };
+    usize::try_from(filled).unwrap_or(0)
 }
 
 /// The switch must not happen now: the call has to block its thread.

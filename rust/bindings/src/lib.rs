@@ -66,7 +66,10 @@ mod _core {
             BarrierObject, ConditionObject, EventObject, LockObject, OnceObject, SemaphoreObject,
             WaitGroupObject,
         },
-        memory::{Buffer, BufferPool, BufferStats},
+        memory::{
+            _watch_buffers, Borrowed, Buffer, BufferPool, BufferScope, BufferStats, ObjectPool,
+            ObjectStats,
+        },
         pinned::{_pin, _unpin},
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
         scope::{_seconds, ScopeObject},

@@ -14,6 +14,9 @@
 //! - [`cache`]: slots a thread can have without a lock, and the list through which those that were
 //!   released on other threads come home.
 //! - [`central`]: all the rest, under the pool's lock.
+//! - [`map`]: a picture of it all.
+//! - [`poison`]: finds writes to memory after its release, where somebody asks for that.
+//! - [`objects`]: idle objects of any kind, which has nothing to do with the rest.
 //! - [`pool`]: the two ways through: [`Pool::try_acquire`], and [`Pool::begin_acquire`] for who may wait.
 //!
 //! The books, in bytes of size classes: `in_use + cached == reserved <= limit`. A slot is reserved from
@@ -26,10 +29,14 @@
 pub mod arena;
 pub mod cache;
 pub mod central;
+pub mod map;
+pub mod objects;
+pub mod poison;
 pub mod pool;
 pub mod size_class;
 pub mod span;
 
 pub use central::Stake;
+pub use map::{ArenaMap, CacheMap, DirectMap, Map, SlotState, SpanMap};
 pub use pool::{AcquireError, Begun, Block, Pool, PoolMode, PoolOptions, Stats, TryAcquireError};
 pub use size_class::{ALIGN, SizeClass};

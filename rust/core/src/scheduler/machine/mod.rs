@@ -450,6 +450,8 @@ impl Machine {
         stack
     }
 
+    /// What to run now, or that the loop is to end.
+    #[inline(never)] // `work` stays on the stack of each parked task: what is inlined there is paid for by all of them
     pub(super) fn next(&'static self) -> Next {
         let scheduler = self.scheduler;
         loop {
