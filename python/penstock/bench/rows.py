@@ -58,11 +58,11 @@ class Row:
     each: bool = True  # the figure is for one operation, not for all
     question: str | None = None  # what ours is asked, where it is not the row's name
     part: str | None = None  # of an answer with several figures, which other rows share
-    needs: str = "go"  # what this penstock must have, for ours to answer
     ours: str = PENSTOCK
     unit: str = "ns"
     limit: Goal | None = None  # what ours may cost, in the unit
     fresh: bool = False  # each answer from a new process
+    linux: bool = False  # the system that can answer
     rounds: int | None = None  # at most, for samples that take seconds
 
 
@@ -73,6 +73,7 @@ def _memory(name: str, title: str, count: int, most: float, *peers: Peer) -> Row
         unit="B",
         limit=Goal(most, most),
         fresh=True,
+        linux=True,  # which tells a process its resident memory
         rounds=3,
     )
 
@@ -105,7 +106,6 @@ def _lateness(part: str, said: str) -> Row:
         each=False,
         question="gc",
         part=part,
-        needs="manage_gc",
         fresh=True,
         rounds=3,
     )

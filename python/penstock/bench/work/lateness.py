@@ -19,7 +19,7 @@ from functools import partial
 from threading import Event, Thread
 from time import monotonic
 
-from . import Sides, library
+from . import Sides
 
 TICK = 0.001  # seconds
 SWITCH = (
@@ -58,7 +58,8 @@ def retain(heap: list[object], count: int) -> None:
 
 def lateness(count: int, *, managed: bool = True, frozen: bool = False) -> dict[str, float]:
     """The longest lateness, and the one that 99.9 in 100 ticks do not exceed, in nanoseconds."""
-    penstock = library("penstock")
+    from penstock import go, manage_gc
+
     full = 0
 
     def stopped(phase: str, info: dict[str, int]) -> None:
@@ -70,19 +71,19 @@ def lateness(count: int, *, managed: bool = True, frozen: bool = False) -> dict[
     gc.collect()
     if frozen:
         gc.freeze()
-    manager: AbstractContextManager[object] = penstock.manage_gc() if managed else nullcontext()
+    manager: AbstractContextManager[object] = manage_gc() if managed else nullcontext()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     try:
         with manager:
             ended, load = Event(), Thread(target=retain, args=(heap, int(count * GROWTH)))
-            ticker = penstock.go(tick, ended)
+            ticker = go(tick, ended)
             gc.callbacks.append(stopped)
             load.start()
             load.join()
             gc.callbacks.remove(stopped)
             ended.set()
-            late: list[float] = sorted(ticker.result())
+            late = sorted(ticker.result())
     finally:
         sys.setswitchinterval(interval)
         if frozen:
