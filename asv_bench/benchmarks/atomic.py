@@ -6,7 +6,7 @@ until the last has ended, and all are ready before. The number is looked at afte
 an addition has no figure.
 """
 
-from itertools import repeat
+import itertools
 from threading import Barrier, Lock, Thread
 from time import perf_counter_ns as now
 
@@ -39,7 +39,7 @@ def add_each(add):
     """A loop of ``add(1)``."""
 
     def loop(share):
-        for _ in repeat(None, share):
+        for _ in itertools.repeat(None, share):
             add(1)
 
     return loop
@@ -59,7 +59,7 @@ def adds_lock(count, *, threads=1):
 
     def loop(share):
         nonlocal number
-        for _ in repeat(None, share):
+        for _ in itertools.repeat(None, share):
             with lock:
                 number += 1
 

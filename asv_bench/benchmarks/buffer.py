@@ -4,7 +4,7 @@ Each side is a function of a count that returns the nanoseconds it took, its loo
 into the memory; ``bytearray`` has to clear it, which is part of what a pool saves.
 """
 
-from itertools import repeat
+import itertools
 from time import perf_counter_ns as now
 
 NBYTES = 64 * 1024
@@ -16,7 +16,7 @@ def buffers_penstock(count, *, nbytes=NBYTES):
 
     def borrow(acquire):
         start = now()
-        for _ in repeat(None, count):
+        for _ in itertools.repeat(None, count):
             acquire(nbytes).release()
         return now() - start
 
@@ -27,7 +27,7 @@ def buffers_bytearray(count, *, nbytes=NBYTES):
     """``bytearray(nbytes)``, freed at once."""
     make = bytearray
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         make(nbytes)
     return now() - start
 
@@ -38,7 +38,7 @@ def buffers_numpy(count, *, nbytes=NBYTES):
 
     make, octet = np.empty, np.dtype("u1")
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         make(nbytes, octet)
     return now() - start
 

@@ -4,15 +4,15 @@ Each side is a function of a count that returns the nanoseconds it took, its loo
 """
 
 import asyncio
+import itertools
 import threading
-from itertools import repeat
 from time import perf_counter_ns as now
 
 
 def blocks(count, lock):
     """Time ``count`` times ``with lock``."""
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         with lock:
             pass
     return now() - start
@@ -21,7 +21,7 @@ def blocks(count, lock):
 async def async_blocks(count, lock):
     """Time ``count`` times ``async with lock``."""
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         async with lock:
             pass
     return now() - start
@@ -109,7 +109,7 @@ def hand_overs_penstock(count, waiters):
     lock = Lock()
 
     def enter():
-        for _ in repeat(None, count // waiters):
+        for _ in itertools.repeat(None, count // waiters):
             with lock:
                 yield_now()
 
@@ -125,7 +125,7 @@ def hand_overs_asyncio(count, waiters):
         lock = asyncio.Lock()
 
         async def enter():
-            for _ in repeat(None, count // waiters):
+            for _ in itertools.repeat(None, count // waiters):
                 async with lock:
                     await asyncio.sleep(0)
 

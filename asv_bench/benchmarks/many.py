@@ -4,8 +4,8 @@ Each side is a function of a count that returns the nanoseconds it took for so m
 are there before the clock starts.
 """
 
+import itertools
 import queue
-from itertools import repeat
 from time import perf_counter_ns as now
 
 BATCH = 1000
@@ -39,10 +39,10 @@ def one_by_one(count, put, get):
     """``BATCH`` times ``put(item)``, then as often ``get()``, kept in a list."""
     item = object()
     start = now()
-    for _ in repeat(None, count // BATCH):
-        for _ in repeat(None, BATCH):
+    for _ in itertools.repeat(None, count // BATCH):
+        for _ in itertools.repeat(None, BATCH):
             put(item)
-        [get() for _ in repeat(None, BATCH)]
+        [get() for _ in itertools.repeat(None, BATCH)]
     return now() - start
 
 

@@ -5,8 +5,8 @@ library itself. ``pip install --group peers`` brings them, where they run on the
 """
 
 import asyncio
+import itertools
 from functools import cache, partial
-from itertools import repeat
 from time import perf_counter_ns as now
 
 from .atomic import add_each, on_threads
@@ -106,7 +106,7 @@ def adds_ft_utils(count, *, threads=1):
 
     def loop(share):
         incr = number.incr
-        for _ in repeat(None, share):
+        for _ in itertools.repeat(None, share):
             incr()
 
     return on_threads(count, threads, loop, number.get)
@@ -128,7 +128,7 @@ def pairs_tonio(count):
         sender, receiver = channel.channel(16)
         send, receive, item = sender.send, receiver.receive, object()
         start = now()
-        for _ in repeat(None, count):
+        for _ in itertools.repeat(None, count):
             await send(item)
             await receive()
         return now() - start
@@ -152,7 +152,7 @@ def pingpong_tonio(count):
 def locked(count, lock):
     """Time ``count`` times an empty ``with lock``."""
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         with lock:
             pass
     return now() - start

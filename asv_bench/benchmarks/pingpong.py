@@ -7,9 +7,9 @@ fill, the cheapest they offer.
 """
 
 import asyncio
+import itertools
 import queue
 from functools import partial
-from itertools import repeat
 from threading import Thread
 from time import perf_counter_ns as now
 
@@ -19,7 +19,7 @@ def ping(count, send, recv, begin):
     begin()
     item = object()
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         send(item)
         recv()
     return now() - start
@@ -27,7 +27,7 @@ def ping(count, send, recv, begin):
 
 def pong(count, recv, send):
     """Send back what comes, ``count`` times."""
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         send(recv())
 
 
@@ -36,7 +36,7 @@ async def ping_async(count, send, recv, begin):
     begin()
     item = object()
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         await send(item)
         await recv()
     return now() - start
@@ -44,7 +44,7 @@ async def ping_async(count, send, recv, begin):
 
 async def pong_async(count, recv, send):
     """As ``pong``, awaiting both."""
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         await send(await recv())
 
 

@@ -5,8 +5,8 @@ start of the first producer until the last consumer has seen the end. Consumers 
 a side that lost or doubled an item has no figure.
 """
 
+import itertools
 import queue
-from itertools import repeat
 from threading import Thread
 from time import perf_counter_ns as now
 
@@ -16,7 +16,7 @@ CAPACITY = 1024
 def produce(count, put):
     """Put ``count`` items."""
     item = object()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         put(item)
 
 

@@ -5,7 +5,7 @@ of the cases ready, each in its turn, and selects over all of them: on the side 
 """
 
 import asyncio
-from itertools import repeat
+import itertools
 from time import perf_counter_ns as now
 
 
@@ -14,7 +14,7 @@ def turns(count, select, a, b, c, d):
     item = object()
     sends = a.send, b.send, c.send, d.send
     start = now()
-    for _ in repeat(None, count // 4):
+    for _ in itertools.repeat(None, count // 4):
         for send in sends:
             send(item)
             select(a, b, c, d)
@@ -36,7 +36,7 @@ def ready_asyncio(count):
         make, wait, first = loop.create_future, asyncio.wait, asyncio.FIRST_COMPLETED
         futures = [make() for _ in range(4)]
         start = now()
-        for _ in repeat(None, count // 4):
+        for _ in itertools.repeat(None, count // 4):
             for at in range(4):
                 futures[at].set_result(None)
                 await wait(futures, return_when=first)
