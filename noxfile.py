@@ -340,8 +340,9 @@ def package(session: nox.Session) -> None:
         parts = {part["name"] for part in json.loads(archive_of_wheel.read(bill))["components"]}
     licences = {"LICENSE-APACHE", "LICENSE-MIT"}
     for missing in [
-        *({"Cargo.lock", "README.md", "pyproject.toml", *licences} - archived),
-        *({"penstock/_core.pyi", "penstock/py.typed"} - packed),
+        *({"Cargo.lock", "README.md", "pyproject.toml", "python/penstock/bench/go/main.go"} - archived),
+        *(licences - archived),
+        *({"penstock/_core.pyi", "penstock/bench/go/main.go", "penstock/py.typed"} - packed),
         *(licences - {Path(name).name for name in packed}),
         *({"penstock-core", "pyo3"} - parts),
     ]:

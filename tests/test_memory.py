@@ -692,7 +692,7 @@ def test_zero_is_a_bool(zero: object) -> None:
 
 def test_what_is_not_there_yet_is_absent_and_not_stubbed() -> None:
     pool = BufferPool()
-    for name in ("warm", "trim", "scope"):
+    for name in ("warm", "trim"):
         assert not hasattr(BufferPool, name)
     for argument in ("numa", "huge_pages"):
         with pytest.raises(TypeError, match=argument):

@@ -5,8 +5,14 @@ use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     ffi,
     prelude::*,
+    types::PyInt,
 };
 
+use super::{
+    map::{Picture, picture},
+    scope::BufferScope,
+    watch::Watch,
+};
 use crate::{
     convert::Passed,
     mode::{Mode, mode},
@@ -57,6 +63,7 @@ impl BufferStats {
 #[pyclass(frozen, weakref, module = "penstock")]
 pub struct BufferPool {
     pub(super) pool: Pool<Mode>,
+    pub(super) watch: Watch,
 }
 
 #[pymethods]
@@ -80,8 +87,11 @@ impl BufferPool {
                 PyTypeError::new_err(format!("zero must be a bool, not {shown}"))
             })?,
         };
+        let watch = Watch::new(zero);
+        let zero = zero && !watch.clears();
         Ok(Self {
             pool: Pool::new(mode(), PoolOptions { max_bytes, zero }),
+            watch,
         })
     }
 
@@ -94,6 +104,26 @@ impl BufferPool {
             reserved: stats.reserved,
             reserved_peak: stats.reserved_peak,
         }
+    }
+
+    /// A block at whose end the buffers that were acquired in it are released: ``with pool.scope() as scope:``.
+    ///
+    /// >>> from penstock import BufferPool
+    /// >>> with BufferPool().scope() as scope:
+    /// ...     len(scope.acquire(4096))
+    /// 4096
+    fn scope(this: &Bound<'_, Self>) -> BufferScope {
+        BufferScope::new(this)
+    }
+
+    /// Address, bytes, site and seconds of the buffers that are lent, as far as they were sampled; the longest first.
+    fn _held(&self, py: Python<'_>) -> Vec<(usize, usize, String, f64)> {
+        self.watch.held(py)
+    }
+
+    /// What the pool is made of now.
+    fn _map<'py>(&self, py: Python<'py>) -> Picture<'py> {
+        picture(py, self)
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> String {
@@ -134,8 +164,29 @@ pub(super) fn byte_count(
     least: isize,
     allowed: &str,
 ) -> PyResult<usize> {
-    // SAFETY: attached, with a live object. -1 may be an error, and is refused below in any case.
-    let number = unsafe { ffi::PyNumber_AsSsize_t(value.as_ptr(), std::ptr::null_mut()) };
+    if value.is_exact_instance_of::<PyInt>() {
+        // SAFETY: attached, with an int.
+        let number = unsafe { ffi::PyLong_AsSsize_t(value.as_ptr()) };
+        if number >= least {
+            return Ok(number.cast_unsigned());
+        }
+    }
+    any_byte_count(value, name, least, allowed)
+}
+
+#[cold]
+fn any_byte_count(
+    value: &Bound<'_, PyAny>,
+    name: &str,
+    least: isize,
+    allowed: &str,
+) -> PyResult<usize> {
+    // SAFETY: attached, with a live object. A number too large to be one of bytes was an error, and is clipped here. -1
+    // may be an error, and is refused below in any case.
+    let number = unsafe {
+        ffi::PyErr_Clear();
+        ffi::PyNumber_AsSsize_t(value.as_ptr(), std::ptr::null_mut())
+    };
     if number >= least {
         return Ok(number.cast_unsigned());
     }

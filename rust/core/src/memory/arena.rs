@@ -12,7 +12,7 @@ use std::{io, ptr::NonNull};
 /// What a region hands out: a multiple of the page size on every platform.
 pub const UNIT: usize = 64 << 10;
 const UNITS: u32 = u64::BITS;
-const REGION_BYTES: usize = UNITS as usize * UNIT;
+pub const REGION_BYTES: usize = UNITS as usize * UNIT;
 
 /// Pages from the system, given back when it is dropped.
 #[derive(Debug)]
@@ -164,6 +164,20 @@ impl Arena {
             // SAFETY: the run lies in the region's mapping, and nobody uses it, by the caller's promise.
             unsafe { decommit(base, units as usize * UNIT) };
         }
+    }
+
+    /// Where each region starts, and which of its units are free, as offsets and bytes.
+    pub fn free_runs(&self) -> impl Iterator<Item = (NonNull<u8>, Vec<(usize, usize)>)> {
+        self.regions.iter().map(|region| {
+            let (mut runs, mut left) = (Vec::new(), region.free);
+            while left != 0 {
+                let first = left.trailing_zeros();
+                let units = (left >> first).trailing_ones();
+                left &= !run(first, units);
+                runs.push((first as usize * UNIT, units as usize * UNIT));
+            }
+            (region.mapping.base, runs)
+        })
     }
 
     #[cfg(all(test, not(loom)))]

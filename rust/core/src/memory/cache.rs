@@ -15,7 +15,10 @@
 //!
 //! [`Exclusive`]: crate::sync::Exclusive
 
-use std::ptr::{self, NonNull};
+use std::{
+    mem::MaybeUninit,
+    ptr::{self, NonNull},
+};
 
 use super::{
     size_class::{ALIGN, SizeClass},
@@ -48,16 +51,74 @@ pub fn is_cached(class: SizeClass) -> bool {
     class.index() < CACHED_CLASSES
 }
 
-#[derive(Debug)]
-struct Bin {
-    slots: Vec<Slot>,
+/// The slots of one class that a cache holds.
+struct Bin<M: Mode> {
+    /// As many places as there is room for, once one was needed; the first `len` hold slots. The owner's alone.
+    slots: UnsafeCell<Box<[MaybeUninit<Slot>]>>,
+    /// The owner writes it, `Pool::map` and `Pool::stats` read it.
+    len: M::Word,
     room: usize,
+}
+
+impl<M: Mode> Bin<M> {
+    fn new(class: SizeClass) -> Self {
+        Self {
+            slots: UnsafeCell::new(Box::default()),
+            len: M::Word::new(0),
+            room: (BIN_BYTES / class.bytes()).clamp(2, BIN_SLOTS),
+        }
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most `BIN_SLOTS`")]
+    fn len(&self) -> usize {
+        // Ordering: Relaxed, only the owner writes; others want a statistic.
+        self.len.load(Ordering::Relaxed) as usize
+    }
+
+    #[inline]
+    fn set_len(&self, len: usize) {
+        // Ordering: Relaxed, as in `len`: the slots themselves are nobody else's.
+        self.len.store(len as u64, Ordering::Relaxed);
+    }
+
+    /// # Safety
+    /// The caller owns the cache.
+    #[inline]
+    unsafe fn pop(&self) -> Option<Slot> {
+        let last = self.len().checked_sub(1)?;
+        // SAFETY: the owner is here, by the caller's promise, and nowhere else.
+        let slots = unsafe { &*self.slots.get() };
+        // SAFETY: `last < len`, and so many places hold slots.
+        let slot = unsafe { slots[last].assume_init() };
+        self.set_len(last);
+        Some(slot)
+    }
+
+    /// Whether there was room.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop).
+    #[inline]
+    unsafe fn push(&self, slot: Slot) -> bool {
+        let len = self.len();
+        if len >= self.room {
+            return false;
+        }
+        // SAFETY: the owner is here, by the caller's promise, and nowhere else.
+        let slots = unsafe { &mut *self.slots.get() };
+        if slots.is_empty() {
+            *slots = Box::new_uninit_slice(self.room);
+        }
+        slots[len].write(slot);
+        self.set_len(len + 1);
+        true
+    }
 }
 
 /// Slots of one owner.
 pub struct Cache<M: Mode> {
-    /// The owner's alone.
-    bins: UnsafeCell<[Bin; CACHED_CLASSES]>,
+    bins: [Bin<M>; CACHED_CLASSES],
     /// Bytes in `bins`. The owner writes it, `Pool::stats` reads it.
     bytes: M::Word,
     remote: RemoteList,
@@ -65,7 +126,7 @@ pub struct Cache<M: Mode> {
     remote_bytes: AtomicU64,
 }
 
-// SAFETY: `bins` has one user at a time, the owner; the rest is made for sharing.
+// SAFETY: the slots of a bin have one user at a time, the owner; the rest is made for sharing.
 unsafe impl<M: Mode> Sync for Cache<M> {}
 // SAFETY: slots are memory of the pool, which any thread may hand on.
 unsafe impl<M: Mode> Send for Cache<M> {}
@@ -73,10 +134,7 @@ unsafe impl<M: Mode> Send for Cache<M> {}
 impl<M: Mode> Default for Cache<M> {
     fn default() -> Self {
         Self {
-            bins: UnsafeCell::new(std::array::from_fn(|index| Bin {
-                slots: Vec::new(),
-                room: (BIN_BYTES / SizeClass::at(index).bytes()).clamp(2, BIN_SLOTS),
-            })),
+            bins: std::array::from_fn(|index| Bin::new(SizeClass::at(index))),
             bytes: M::Word::new(0),
             remote: RemoteList::default(),
             remote_bytes: AtomicU64::new(0),
@@ -91,9 +149,8 @@ impl<M: Mode> Cache<M> {
     /// The caller is the owner, and `class` [is cached](is_cached).
     #[inline]
     pub unsafe fn pop(&self, class: SizeClass) -> Option<Slot> {
-        // SAFETY: the owner is here, by the caller's promise, and nowhere else.
-        let bin = unsafe { &mut (*self.bins.get())[class.index()] };
-        let slot = bin.slots.pop()?;
+        // SAFETY: as promised by the caller.
+        let slot = unsafe { self.bins[class.index()].pop() }?;
         self.count(self.counted().wrapping_sub(class.bytes() as u64));
         Some(slot)
     }
@@ -105,24 +162,18 @@ impl<M: Mode> Cache<M> {
     #[inline]
     #[must_use]
     pub unsafe fn push(&self, class: SizeClass, slot: Slot) -> bool {
-        // SAFETY: the owner is here, by the caller's promise, and nowhere else.
-        let bin = unsafe { &mut (*self.bins.get())[class.index()] };
         let bytes = self.counted() + class.bytes() as u64;
-        if bin.slots.len() >= bin.room || bytes > CACHE_BYTES as u64 {
+        // SAFETY: as promised by the caller.
+        if bytes > CACHE_BYTES as u64 || !unsafe { self.bins[class.index()].push(slot) } {
             return false;
         }
-        bin.slots.push(slot);
         self.count(bytes);
         true
     }
 
     /// Half of what the bin of `class` has room for: what one visit to the central lists moves.
-    ///
-    /// # Safety
-    /// As for [`pop`](Self::pop).
-    pub unsafe fn batch(&self, class: SizeClass) -> usize {
-        // SAFETY: the owner is here, by the caller's promise, and nowhere else.
-        unsafe { (*self.bins.get())[class.index()].room / 2 }
+    pub fn batch(&self, class: SizeClass) -> usize {
+        self.bins[class.index()].room / 2
     }
 
     /// Gives up every slot in the bins.
@@ -178,10 +229,26 @@ impl<M: Mode> Cache<M> {
         self.remote.reopen();
     }
 
-    /// Bytes in the cache, for statistics.
-    pub fn bytes(&self) -> u64 {
+    /// Bytes in the cache, for statistics: anybody may ask.
+    pub fn bytes(&self) -> usize {
         // Ordering: Relaxed, statistics of one moment or the next.
-        self.counted() + self.remote_bytes.load(Ordering::Relaxed)
+        let bytes = self.counted() + self.remote_bytes.load(Ordering::Relaxed);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// How many slots of each class the bins hold, for statistics: anybody may ask.
+    pub fn bins(&self) -> impl Iterator<Item = (SizeClass, usize)> {
+        let classes = (0..CACHED_CLASSES).map(SizeClass::at);
+        classes
+            .zip(&self.bins)
+            .map(|(class, bin)| (class, bin.len()))
+    }
+
+    /// Slots on their way home, and their bytes, for statistics: anybody may ask.
+    pub fn sent(&self) -> (usize, u64) {
+        // Ordering: Relaxed, a statistic.
+        let bytes = self.remote_bytes.load(Ordering::Relaxed);
+        (self.remote.count(), bytes)
     }
 
     #[inline]
@@ -210,9 +277,12 @@ impl<M: Mode> Cache<M> {
 #[repr(align(64))]
 pub struct Link(UnsafeCell<Node>);
 
+/// How many bytes at its start a slot may have been written to, while it was on its way home.
+pub const LINK_BYTES: usize = ALIGN;
+
 const _: () = assert!(align_of::<Link>() == ALIGN);
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Link>() <= ALIGN);
+const _: () = assert!(size_of::<Link>() <= LINK_BYTES);
 
 #[derive(Clone, Copy, Debug)]
 struct Node {
@@ -313,6 +383,15 @@ impl RemoteList {
     /// Takes everything and refuses what comes later.
     pub fn close(&self) -> Chain {
         self.swap(closed())
+    }
+
+    /// How many there are, for statistics.
+    fn count(&self) -> usize {
+        // Ordering: Relaxed, nothing is read through it.
+        match self.head.load(Ordering::Relaxed).addr() & COUNT_MASK {
+            COUNT_MASK => 0,
+            count => count,
+        }
     }
 
     /// Undoes [`close`](Self::close).

@@ -10,11 +10,12 @@
 //! - while the first waiter's request fits `limit - (reserved - cached)`, the lock is held by someone who
 //!   is about to serve it, or the waiter has ended and its owner is on its way to take it off the list.
 
-use std::{io, ptr::NonNull};
+use std::{collections::BTreeMap, io, ptr::NonNull};
 
 use super::{
-    arena::{Arena, Mapping, page_bytes},
+    arena::{Arena, Mapping, REGION_BYTES, page_bytes},
     cache::Slot,
+    map::{ArenaMap, DirectMap, SpanMap},
     pool::Block,
     size_class::{CLASSES, LARGEST, SizeClass},
     span::{self, Span},
@@ -89,6 +90,8 @@ pub struct Central {
     classes: Box<[Spans; CLASSES]>,
     /// Every span, so that they can be freed.
     spans: Vec<NonNull<Span>>,
+    /// The direct mappings, by address: their bytes.
+    direct: BTreeMap<usize, usize>,
     reserved: usize,
     reserved_peak: usize,
     cached: usize,
@@ -105,6 +108,7 @@ impl Central {
             arena: Arena::default(),
             classes: Box::new(std::array::from_fn(|_| Spans::default())),
             spans: Vec::new(),
+            direct: BTreeMap::new(),
             reserved: 0,
             reserved_peak: 0,
             cached: 0,
@@ -139,6 +143,7 @@ impl Central {
                 self.make_room(bytes)?;
                 let mapping = Mapping::new(bytes).map_err(Refused::Failed)?;
                 self.reserve(bytes);
+                self.direct.insert(mapping.base().addr().get(), bytes);
                 Ok(Block::of_mapping(mapping, nbytes))
             }
         }
@@ -200,9 +205,47 @@ impl Central {
         self.cached += class.bytes();
     }
 
-    /// A direct mapping of `bytes` is gone.
-    pub fn unmapped(&mut self, bytes: usize) {
+    /// The direct mapping at `base` is about to go. Returns its bytes.
+    pub fn unmap(&mut self, base: NonNull<u8>) -> usize {
+        let bytes = self.direct.remove(&base.addr().get());
+        let bytes = bytes.expect("a direct mapping is listed until it is given up");
         self.reserved -= bytes;
+        bytes
+    }
+
+    /// A picture of the regions and what lies in them, in the order of their addresses.
+    pub fn arenas(&self) -> Vec<ArenaMap> {
+        let regions = self.arena.free_runs().map(|(base, free)| ArenaMap {
+            node: 0,
+            base: base.addr().get(),
+            bytes: REGION_BYTES,
+            huge: false,
+            spans: Vec::new(),
+            free,
+        });
+        let mut arenas: Vec<_> = regions.collect();
+        arenas.sort_unstable_by_key(|arena| arena.base);
+        // SAFETY: listed spans are alive, and the lock makes this their only user.
+        let spans = self.spans.iter().map(|span| unsafe { span.as_ref() }.map());
+        let mut spans: Vec<SpanMap> = spans.collect();
+        spans.sort_unstable_by_key(|span| span.base);
+        for span in spans {
+            let after = arenas.partition_point(|arena| arena.base <= span.base);
+            arenas[after - 1].spans.push(span);
+        }
+        arenas
+    }
+
+    /// The direct mappings, in the order of their addresses.
+    pub fn direct(&self) -> Vec<DirectMap> {
+        let mappings = self.direct.iter();
+        mappings
+            .map(|(&base, &bytes)| DirectMap {
+                node: 0,
+                base,
+                bytes,
+            })
+            .collect()
     }
 
     /// Hands memory to those who wait for it, in order, as long as the next request fits. The claims are

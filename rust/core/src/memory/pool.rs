@@ -100,6 +100,12 @@ impl Block {
         self.len
     }
 
+    /// The bytes of its slot, or `None` if it is a mapping of its own.
+    pub fn slot_bytes(&self) -> Option<usize> {
+        let class = SizeClass::of(self.len).filter(|_| !self.span.is_null())?;
+        Some(class.bytes())
+    }
+
     /// A second handle on the same memory.
     ///
     /// # Safety
@@ -202,7 +208,7 @@ unsafe impl<M: Mode> Send for Stock<M> {}
 
 /// A pool of buffers, in size classes, in spans.
 pub struct Pool<M: PoolMode> {
-    stock: Arc<Stock<M>>,
+    pub(super) stock: Arc<Stock<M>>,
     options: PoolOptions,
 }
 
@@ -326,19 +332,25 @@ impl<M: PoolMode> Pool<M> {
         unsafe { self.release_slowly(&block) };
     }
 
+    /// Whether a release of `block` by the caller may write to its first [`LINK_BYTES`](cache::LINK_BYTES): on a thread
+    /// that is not its home's owner.
+    pub fn may_link(&self, block: &Block) -> bool {
+        !block.home.is_null()
+            && self
+                .cache_for(block.len)
+                .is_none_or(|(cache, _)| !ptr::eq(block.home, ptr::from_ref(cache).cast()))
+    }
+
     pub fn stats(&self) -> Stats {
-        self.stock.locked(|central| {
-            // SAFETY: the lock is held.
-            let all = unsafe { &*self.stock.caches.get() };
-            let in_caches: u64 = all
+        self.stock.read(|central, caches| {
+            let in_caches: usize = caches
                 .iter()
                 // SAFETY: caches live as long as the stock.
                 .map(|cache| unsafe { cache.as_ref() }.bytes())
                 .sum();
             let reserved = central.reserved();
             // Slots on their way between a thread and its cache may be seen twice, or not at all.
-            let in_caches = usize::try_from(in_caches).unwrap_or(usize::MAX);
-            let cached = central.cached().saturating_add(in_caches).min(reserved);
+            let cached = (central.cached() + in_caches).min(reserved);
             Stats {
                 in_use: reserved - cached,
                 cached,
@@ -375,10 +387,11 @@ impl<M: PoolMode> Pool<M> {
     #[cold]
     unsafe fn release_slowly(&self, block: &Block) {
         let Some(class) = SizeClass::of(block.len).filter(|_| !block.span.is_null()) else {
-            let bytes = Size::of(block.len).expect("it was mapped").bytes();
+            let mut bytes = 0;
+            self.stock
+                .freed(|central| bytes = central.unmap(block.address));
             // SAFETY: the block is a mapping of as many bytes, and the caller gives it up.
             drop(unsafe { Mapping::from_raw(block.address, bytes) });
-            self.stock.freed(|central| central.unmapped(bytes));
             return;
         };
         let slot = slot_of(block);
@@ -434,6 +447,12 @@ impl<M: Mode> Stock<M> {
         action(unsafe { &mut *self.central.get() })
     }
 
+    /// Reads the books and the caches at one moment.
+    pub(super) fn read<R>(&self, action: impl FnOnce(&Central, &[NonNull<Cache<M>>]) -> R) -> R {
+        // SAFETY: the lock is held.
+        self.locked(|central| action(central, unsafe { &*self.caches.get() }))
+    }
+
     /// Runs `action`, which frees something, then hands it on to those who wait.
     fn freed(&self, action: impl FnOnce(&mut Central)) {
         let mut woken = Vec::new();
@@ -485,8 +504,7 @@ impl<M: Mode> Stock<M> {
                 let block = take_in_turn(central, nbytes)?;
                 return Ok(from_cache(cache, slot_of(&block), nbytes));
             };
-            // SAFETY: as above.
-            for _ in 1..unsafe { cache.batch(class) } {
+            for _ in 1..cache.batch(class) {
                 let Some(more) = central.take_cached(class) else {
                     break;
                 };

@@ -18,6 +18,7 @@ use std::ptr::NonNull;
 
 use super::{
     arena::{self, UNIT},
+    map::{SlotState, SpanMap},
     size_class::SizeClass,
 };
 
@@ -155,6 +156,21 @@ impl Span {
         unsafe { arena::decommit(self.address(slot), self.class.bytes()) };
         self.bare.insert(slot);
         true
+    }
+
+    /// What each slot is.
+    pub fn map(&self) -> SpanMap {
+        let state = |slot| match (self.bare.contains(slot), self.cached.contains(slot)) {
+            (true, _) => SlotState::Bare,
+            (_, true) => SlotState::Cached,
+            _ => SlotState::Out,
+        };
+        SpanMap {
+            base: self.base.addr().get(),
+            bytes: units(self.class) as usize * UNIT,
+            class_bytes: self.class.bytes(),
+            slots: (0..self.slots).map(state).collect(),
+        }
     }
 
     fn address(&self, slot: u32) -> NonNull<u8> {
