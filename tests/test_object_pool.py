@@ -14,6 +14,7 @@ from typing import Any
 
 import penstock
 import pytest
+import trio
 from penstock import Borrowed, Cancelled, Channel, Event, ObjectPool, ObjectStats, go
 
 LIMIT = 60.0
@@ -148,6 +149,22 @@ def test_what_asyncio_cancels_in_the_body_gives_back() -> None:
             await holding
 
     asyncio.run(main())
+    assert numbers(pool) == (0, 1, 1)
+
+
+def test_a_block_that_trio_cancels_before_it_begins_gives_back() -> None:
+    pool = ObjectPool(Parser)
+
+    async def main() -> None:
+        async with pool.borrow() as parser:
+            assert type(parser) is Parser
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with pool.borrow():
+                raise AssertionError("the block begins")
+        assert scope.cancelled_caught
+
+    trio.run(main)
     assert numbers(pool) == (0, 1, 1)
 
 

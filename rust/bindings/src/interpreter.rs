@@ -54,6 +54,7 @@ mod shim {
         pub fn penstock_hold_deferred(hold: *mut *mut Hold) -> c_int;
         pub fn penstock_drop_deferred(hold: *mut Hold);
         pub fn penstock_free_hold(hold: *mut Hold);
+        pub fn penstock_disown_exception(exception: *mut PyObject);
     }
 }
 
@@ -134,35 +135,35 @@ pub fn watch_collections(py: Python<'_>) -> PyResult<()> {
 
 /// An entry of `gc.callbacks`.
 #[pyfunction]
-fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
+fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) {
     if phase == "start" {
         // Ordering: Relaxed, because a thread acts only on what it stored itself.
         COLLECTOR.store(this_thread(), Ordering::Relaxed);
-        if is_full(info)? {
+        if is_full(info) {
             crate::task::collection_begins();
         }
     }
-    Ok(())
 }
 
 /// An entry of `gc.callbacks`.
 #[pyfunction]
-fn collection_ends(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
+fn collection_ends(phase: &str, info: &Bound<'_, PyDict>) {
     if phase == "stop" {
-        if is_full(info)? {
+        if is_full(info) {
             crate::memory::age_idle_objects();
         }
         // Ordering: Relaxed, as above.
         COLLECTOR.store(0, Ordering::Relaxed);
         crate::boundary::collection_ends();
     }
-    Ok(())
 }
 
 /// Whether the collection is of every generation.
-fn is_full(info: &Bound<'_, PyDict>) -> PyResult<bool> {
-    let generation = info.get_item(intern!(info.py(), "generation"))?;
-    Ok(generation.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2)))
+fn is_full(info: &Bound<'_, PyDict>) -> bool {
+    let generation = info.get_item(intern!(info.py(), "generation"));
+    generation.is_ok_and(|found| {
+        found.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2))
+    })
 }
 
 /// Whether this thread holds the lock of a module that is being imported, where it must not run other
@@ -217,6 +218,20 @@ pub fn frames_match(_py: Python<'_>) -> bool {
 pub fn references_to(_py: Python<'_>, object: *mut PyObject) -> Py_ssize_t {
     // SAFETY: `_py` proves that the thread state is attached, and an argument is alive.
     unsafe { shim::penstock_references_to(object) }
+}
+
+/// Lets whoever drops the last reference to an exception free it, with its traceback and frames: see
+/// [`disown`](crate::object::disown), which is for objects that nobody else knows yet.
+#[cfg_attr(
+    not(Py_GIL_DISABLED),
+    expect(unused_variables, reason = "with the GIL anybody may")
+)]
+pub fn disown_exception(_py: Python<'_>, exception: *mut PyObject) {
+    // SAFETY: `_py` proves that the thread state is attached, and an argument is an exception, alive.
+    #[cfg(Py_GIL_DISABLED)]
+    unsafe {
+        shim::penstock_disown_exception(exception);
+    }
 }
 
 /// `struct penstock_spot`: a place in code that runs.

@@ -14,7 +14,10 @@ use pyo3::{
     types::PyType,
 };
 
-use super::object_pool::{self, ObjectPool};
+use super::{
+    borrowed_object::{self, borrowed_of},
+    object_pool,
+};
 use crate::{
     convert::Patience,
     error::{Failure, Raised, raise},
@@ -161,18 +164,6 @@ impl Drop for Borrowed {
     }
 }
 
-/// # Safety
-/// `this` is a `Borrowed`, and outlives the reference; attached.
-#[inline]
-unsafe fn get<'a>(this: *mut ffi::PyObject) -> &'a Borrowed {
-    // SAFETY: by the caller's promise; the class is frozen, so there is no borrow to take.
-    unsafe {
-        let py = Python::assume_attached();
-        let bound = Bound::ref_from_ptr(py, &this);
-        &*ptr::from_ref(bound.cast_unchecked::<Borrowed>().get())
-    }
-}
-
 /// `ObjectPool.borrow()`
 pub(super) unsafe extern "C-unwind" fn borrow(
     pool: *mut ffi::PyObject,
@@ -180,25 +171,11 @@ pub(super) unsafe extern "C-unwind" fn borrow(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on an `ObjectPool`, attached.
     unsafe {
-        debug_assert_ne!(
-            ffi::PyObject_TypeCheck(
-                pool,
-                <ObjectPool as pyo3::PyTypeInfo>::type_object_raw(Python::assume_attached())
-            ),
-            0
-        );
-        let py = Python::assume_attached();
         let borrowed = Borrowed {
             pool: Object::new(pool),
             held: Word::new(0),
         };
-        match Py::new(py, borrowed) {
-            Ok(borrowed) => borrowed.into_ptr(),
-            Err(error) => {
-                raise(py, error);
-                ptr::null_mut()
-            }
-        }
+        borrowed_object::new(Python::assume_attached(), borrowed)
     }
 }
 
@@ -209,7 +186,7 @@ pub(super) unsafe extern "C-unwind" fn borrow(
 unsafe fn acquire(this: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: by the caller's promise.
     unsafe {
-        let borrowed = get(this);
+        let borrowed = borrowed_of(this);
         let pool = borrowed.pool.as_ptr();
         if !borrowed.held().is_null() {
             return entered_already();
@@ -240,7 +217,7 @@ fn entered_already() -> *mut ffi::PyObject {
 unsafe fn release(this: *mut ffi::PyObject) -> bool {
     // SAFETY: by the caller's promise.
     unsafe {
-        let borrowed = get(this);
+        let borrowed = borrowed_of(this);
         let object = borrowed.take();
         if object.is_null() {
             let message = "it is not entered, so there is nothing to give back";
@@ -333,7 +310,7 @@ impl Entered {
         };
         // SAFETY: as above; a `Borrowed`, alive. Another thread that left it meanwhile has given the object back.
         unsafe {
-            let held = get(borrowed.as_ptr()).held();
+            let held = borrowed_of(borrowed.as_ptr()).held();
             if held.is_null() {
                 none()
             } else {
@@ -350,7 +327,7 @@ impl Drop for Entered {
         };
         // SAFETY: attached, as who drops an awaitable is; a `Borrowed`, alive, and so is its pool.
         unsafe {
-            let borrowed = get(borrowed.as_ptr());
+            let borrowed = borrowed_of(borrowed.as_ptr());
             let object = borrowed.take();
             if !object.is_null() {
                 object_pool::give_back_unused(borrowed.pool.as_ptr(), Object::steal(object));

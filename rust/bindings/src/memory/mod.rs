@@ -3,6 +3,7 @@
 
 mod acquire;
 mod borrowed;
+mod borrowed_object;
 mod buffer;
 mod buffer_object;
 mod map;
@@ -27,6 +28,7 @@ pub use self::{
 
 /// Puts the classes' raw entries in place.
 pub fn add(py: Python<'_>) -> PyResult<()> {
+    borrowed_object::load(py);
     buffer_object::load(py);
     hot::add_methods(&py.get_type::<BufferPool>(), &acquire::ENTRIES)?;
     hot::add_methods(&py.get_type::<BufferScope>(), &scope::ENTRIES)?;

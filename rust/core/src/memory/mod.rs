@@ -16,8 +16,8 @@
 //! - [`central`]: all the rest, under the pool's lock.
 //! - [`map`]: a picture of it all.
 //! - [`exports`]: who uses the memory of a buffer, and when it goes back.
-//! - [`poison`]: finds writes to memory after its release, where somebody asks for that.
 //! - [`objects`]: idle objects of any kind, which has nothing to do with the rest.
+//! - [`poison`]: finds writes to memory after its release, where somebody asks for that.
 //! - [`pool`]: the two ways through: [`Pool::try_acquire`], and [`Pool::begin_acquire`] for who may wait.
 //!
 //! The books, in bytes of size classes: `in_use + cached == reserved <= limit`. A slot is reserved from

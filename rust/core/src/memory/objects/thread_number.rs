@@ -1,18 +1,20 @@
 //! Small numbers for threads: each that is alive has the lowest one that was free.
 //!
 //! So few threads have different shelves, also where threads come and go. In a forked child the numbers of threads that
-//! are not there stay taken; whoever finds none left shares one.
+//! are not there stay taken.
 
 use std::{
     cell::Cell,
     // Not from `sync`: numbers outlive every model run, and nothing is ordered by them.
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 /// How many numbers there are, from 0 on.
 pub const COUNT: usize = 128;
 
 static TAKEN: [AtomicU64; COUNT / 64] = [const { AtomicU64::new(0) }; COUNT / 64];
+/// How many threads got a number that is another's, too.
+static SHARED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// The number plus one, or 0 before the thread has one. It has no destructor, so asking is one load.
@@ -26,7 +28,7 @@ struct Held(Cell<Option<usize>>);
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(number) = self.0.get() {
-            // Ordering: Relaxed, numbers order nothing: two that had one shelf would share it correctly.
+            // Ordering: Relaxed, numbers order nothing: threads that have the same one share a shelf, correctly.
             TAKEN[number / 64].fetch_and(!(1 << (number % 64)), Ordering::Relaxed);
         }
     }
@@ -49,8 +51,10 @@ fn assign() -> usize {
         held.0.set(number);
         number
     });
-    // Without one of its own (there are more threads than numbers, or this one is ending) it shares.
-    let number = held.ok().flatten().unwrap_or(0);
+    // Without one of its own (there are more threads than numbers, or this one is ending) it shares one, by turns.
+    let number = held.ok().flatten().unwrap_or_else(|| {
+        SHARED.fetch_add(1, Ordering::Relaxed) % COUNT // Ordering: Relaxed, as below.
+    });
     CURRENT.set(number + 1);
     number
 }
