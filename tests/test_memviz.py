@@ -162,9 +162,10 @@ SAMPLES: dict[str, Callable[[], Snapshot]] = {
     "numbers of any length": lambda: replace(
         snapshot([4096], held=1),
         max_bytes=1 << 60,
-        direct=(Direct(0, 0xFFFF_0000_0000, 1 << 60),),
+        arenas=(*snapshot([4096]).arenas, Arena(0, 1 << 52, 1 << 61, False, (), ((0, 1 << 61),))),
+        direct=(Direct(0, 0xFFFF_0000_0000, 1 << 62),),
         stats=Totals(1 << 60, 1 << 60, 1 << 61, 1 << 62),
-        caches=(Cache(0, tuple((nbytes, 10_000_000) for nbytes in ALL_CLASSES), 1 << 40, 1 << 50),),
+        caches=(Cache(0, tuple((nbytes, 10_000_000) for nbytes in ALL_CLASSES), 1 << 40, 1 << 60),),
     ),
 }
 
@@ -232,7 +233,10 @@ def test_what_the_map_lists_adds_up(folder: Folder) -> None:
     root, data = read(svg)
     check(data)
     assert data["max_bytes"] == 50 << 20
-    assert any(line.startswith("limit 52,428,800 bytes") for line in texts(root))
+    share = 100 * data["stats"]["cached"] / data["stats"]["reserved"]
+    assert any(
+        line.startswith(f"limit 52,428,800 bytes · fragmentation {share:.1f} %") for line in texts(root)
+    )
     assert data["format"] == "penstock.memviz"
     assert data["version"] == 1
 
@@ -364,6 +368,26 @@ def test_no_text_leaves_the_page_or_lies_on_another(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
+def test_no_shape_leaves_the_page(name: str) -> None:
+    root = ET.fromstring(drawn(name))
+    height = float(root.attrib["height"])
+    found: list[tuple[float, ...]] = []
+    for element in root.iter():
+        if element.tag == f"{SVG}rect" and "x" in element.attrib:
+            found.append(tuple(float(element.attrib[part]) for part in ("x", "y", "width", "height")))
+        runs = re.findall(r"M(\S+) (\S+)h(\S+)v(\S+?)h", element.get("d", ""))
+        found += [tuple(map(float, box)) for box in runs]
+    assert found
+    for x, y, wide, high in found:
+        assert layout.MARGIN - 1 <= x <= x + wide <= layout.RIGHT + 1
+        assert 0 <= y <= y + high <= height
+
+
+def test_many_spans_of_one_class_take_a_row_and_not_a_screen() -> None:
+    assert float(ET.fromstring(page.draw(snapshot([65536] * 1000))).attrib["height"]) < 2000
+
+
+@pytest.mark.parametrize("name", SAMPLES)
 def test_a_page_is_one_well_formed_file_that_needs_nothing_else(name: str) -> None:
     text = drawn(name)
     root = ET.fromstring(text)
@@ -467,6 +491,10 @@ def test_a_grid_has_room_for_each_slot_and_little_more(count: int) -> None:
     assert count <= across * down
     assert across * (down - 1) < count
     assert across * down <= count * 1.34
+
+
+def test_a_grid_is_full_where_it_can_be() -> None:
+    assert spans._grid(16, 1.8) == (4, 4)
 
 
 @pytest.mark.parametrize(

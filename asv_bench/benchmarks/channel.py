@@ -6,59 +6,15 @@ bound before the clock starts, on every side.
 
 import queue
 import threading
-from collections import deque
 from itertools import repeat
 from time import perf_counter_ns as now
 
-
-def pairs(count, put, get):
-    """Time ``count`` times ``put(item)`` and ``get()``."""
-    item = object()
-    start = now()
-    for _ in repeat(None, count):
-        put(item)
-        get()
-    return now() - start
-
-
-def pairs_penstock(count, *, capacity=16):
-    """From inside one task, over a bounded channel."""
-    from penstock import Channel, go
-
-    channel = Channel(capacity)
-    return go(pairs, count, channel.send, channel.recv).result()
+from .work.channel import pairs_deque, pairs_penstock, pairs_queue, pairs_simple_queue
 
 
 def pairs_penstock_unbounded(count):
     """The same over an unbounded channel."""
     return pairs_penstock(count, capacity=None)
-
-
-def pairs_simple_queue(count):
-    """``queue.SimpleQueue``: unbounded, in C."""
-    fifo = queue.SimpleQueue()
-    return pairs(count, fifo.put, fifo.get)
-
-
-def pairs_queue(count):
-    """``queue.Queue``: bounded, the standard library's nearest to a channel."""
-    fifo = queue.Queue(16)
-    return pairs(count, fifo.put, fifo.get)
-
-
-def pairs_deque(count):
-    """``collections.deque``: no waiting and no closing, so no channel, but the floor of a hand-over."""
-    fifo = deque()
-    return pairs(count, fifo.append, fifo.popleft)
-
-
-def pairs_gevent(count):
-    """``gevent.queue.SimpleQueue`` inside a greenlet."""
-    import gevent
-    from gevent.queue import SimpleQueue
-
-    fifo = SimpleQueue(16)
-    return gevent.spawn(pairs, count, fifo.put, fifo.get).get()
 
 
 def pipeline(count, put, get):

@@ -5,30 +5,11 @@ start of the first producer until the last consumer has seen the end. Consumers 
 a side that lost or doubled an item has no figure.
 """
 
-import queue
-from itertools import repeat
-from threading import Thread
 from time import perf_counter_ns as now
 
+from .work.pipeline import check, pipeline_penstock, pipeline_threads, produce
+
 CAPACITY = 1024
-
-
-def produce(count, put):
-    """Put ``count`` items."""
-    item = object()
-    for _ in repeat(None, count):
-        put(item)
-
-
-def check(taken, count):
-    """Every item arrived, and once."""
-    if taken != count:
-        raise AssertionError(f"{taken} of {count} items arrived")
-
-
-def pipeline_penstock(count, *, ends=1):
-    """Plain tasks over one channel, as many on each end."""
-    return tasks_over_channel(count, producers=ends, consumers=ends)
 
 
 def tasks_over_channel(count, *, producers, consumers):
@@ -57,33 +38,6 @@ def tasks_over_channel(count, *, producers, consumers):
         return elapsed
 
     return go(run).result()
-
-
-def pipeline_threads(count, *, ends=1, make=queue.Queue):
-    """Threads over one queue; a ``None`` for each consumer is the end: no queue closes before 3.13."""
-    fifo = make(CAPACITY)
-    share, taken = count // ends, []
-
-    def consume():
-        get, mine = fifo.get, 0
-        while get() is not None:
-            mine += 1
-        taken.append(mine)
-
-    start = now()
-    consumers = [Thread(target=consume) for _ in range(ends)]
-    producers = [Thread(target=produce, args=(share, fifo.put)) for _ in range(ends)]
-    for thread in consumers + producers:
-        thread.start()
-    for producer in producers:
-        producer.join()
-    for _ in consumers:
-        fifo.put(None)
-    for consumer in consumers:
-        consumer.join()
-    elapsed = now() - start
-    check(sum(taken), share * ends)
-    return elapsed
 
 
 class Pipeline:

@@ -5,73 +5,11 @@ made before the clock starts and ended after it stopped. Without the GIL two wor
 much, and starting tasks must not get dearer with them; with it, one worker runs Python at a time.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns as now
 
+from .work.workers import computing_executor, computing_penstock, spawn_inside, spawn_outside
+
 STEPS = 20_000  # of a task that computes: about a millisecond
-
-
-def compute(steps=STEPS):
-    """Keep a processor busy."""
-    total = 0
-    for step in range(steps):
-        total += step & 3
-    return total
-
-
-def empty():
-    """Do nothing."""
-
-
-def finish(handles):
-    """Wait for all, the last one first."""
-    for handle in reversed(handles):
-        handle.result()
-
-
-def computing_penstock(count, *, workers):
-    """Tasks that compute, started and waited for by an ordinary thread."""
-    from penstock import Runtime
-
-    with Runtime(workers=workers) as runtime:
-        finish([runtime.go(compute) for _ in range(workers)])
-        start = now()
-        finish([runtime.go(compute) for _ in range(count)])
-        return now() - start
-
-
-def computing_executor(count, *, workers):
-    """The same on the standard library's thread pool."""
-    with ThreadPoolExecutor(workers) as executor:
-        finish([executor.submit(compute) for _ in range(workers)])
-        start = now()
-        finish([executor.submit(compute) for _ in range(count)])
-        return now() - start
-
-
-def spawn_outside(count, *, workers):
-    """Empty tasks started and waited for by an ordinary thread."""
-    from penstock import Runtime
-
-    with Runtime(workers=workers) as runtime:
-        finish([runtime.go(empty) for _ in range(workers)])
-        start = now()
-        finish([runtime.go(empty) for _ in range(count)])
-        return now() - start
-
-
-def spawn_inside(count, *, workers):
-    """Empty tasks started and waited for by one task."""
-    from penstock import Runtime
-
-    with Runtime(workers=workers) as runtime:
-
-        def spawn():
-            start = now()
-            finish([runtime.go(empty) for _ in range(count)])
-            return now() - start
-
-        return runtime.go(spawn).result()
 
 
 def spawn_tree(count, *, workers, look=None):

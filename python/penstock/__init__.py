@@ -44,6 +44,7 @@ from penstock.completion import (
 from penstock.deadline import move_on_after, timeout
 from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full, PenstockError
 from penstock.executor import Executor
+from penstock.gc_pacing import GcManager, GcPauses, GcPolicy, manage_gc
 from penstock.group import Group
 from penstock.map_results import map
 from penstock.memory import (
@@ -86,6 +87,9 @@ __all__ = [
     "Event",
     "Executor",
     "Full",
+    "GcManager",
+    "GcPauses",
+    "GcPolicy",
     "Group",
     "Lock",
     "Node",
@@ -115,6 +119,7 @@ __all__ = [
     "configure",
     "default_runtime",
     "go",
+    "manage_gc",
     "map",
     "memviz",
     "move_on_after",

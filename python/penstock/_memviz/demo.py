@@ -6,7 +6,7 @@ too, as in a program that hands an array on. The rest goes back. So the map has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 
 import penstock
@@ -14,7 +14,7 @@ from penstock._core import Buffer, BufferPool
 
 
 @contextmanager
-def running(pool: BufferPool) -> Iterator[int]:
+def running(pool: BufferPool) -> Generator[int, None, None]:
     """Use ``pool`` for a while, and hold what is kept for the body; its number is what the body gets."""
     tasks: list[penstock.Task[list[Buffer]]] = []
     with penstock.Group() as group:
@@ -24,7 +24,8 @@ def running(pool: BufferPool) -> Iterator[int]:
         for index, buffer in enumerate(kept):
             held.enter_context(buffer)
             if index % 4 == 0:
-                held.enter_context(memoryview(buffer))
+                view: memoryview[int] = memoryview(buffer)
+                held.enter_context(view)
         yield len(kept)
 
 

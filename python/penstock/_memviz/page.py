@@ -77,11 +77,12 @@ def _summary(snapshot: Snapshot, books: Books) -> str:
 
 def _header(drawing: Drawing, snapshot: Snapshot, books: Books) -> float:
     drawing.text(MARGIN, 62, "Memory of a penstock pool", "h1")
-    taken = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.taken))
+    taken = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(snapshot.taken))
     drawing.text(RIGHT, 62, f"{taken} · penstock {__version__}", "muted", anchor="end")
     limit = "no limit" if snapshot.max_bytes is None else f"limit {counted(snapshot.max_bytes, 'byte')}"
     facts = [
         limit,
+        f"fragmentation {percent(books.cached, books.reserved)}",
         f"peak of reserved {counted(snapshot.stats.reserved_peak, 'byte')}",
         counted(len(snapshot.arenas), "arena"),
         counted(sum(len(arena.spans) for arena in snapshot.arenas), "span"),
@@ -174,7 +175,7 @@ def _node(
         y + 10,
         f"Node {node}",
         f"{books.in_use:,} in use, {books.cached:,} cached, {books.free:,} free, "
-        f"{counted(books.mapped, 'byte')} mapped",
+        f"{counted(books.mapped, 'byte')} mapped, fragmentation {percent(books.cached, books.reserved)}",
     )
     if arenas:
         y = _section(drawing, y, "Arenas", spans.explain_arenas(arenas, detail), "h3")

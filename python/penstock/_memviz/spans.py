@@ -2,7 +2,7 @@
 
 A large pool has too many of either to draw each. `Detail` decides for the whole page how much is drawn; what
 is left out is not missing but drawn together with its neighbours, in proportion. So the page stays a few
-screens long, and its file below two megabytes, whatever the pool's size.
+screens long, and its file about two megabytes at most, whatever the pool's size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ BAR_BIN: Final = 4.0
 
 COLUMNS_X: Final = MARGIN + 250
 COLUMNS_WIDTH: Final = INNER - 250
-COLUMN: Final = 4.0
+COLUMNS_MAX: Final = 250
+COLUMNS_BUDGET: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,21 @@ class Detail:
     tooltips: bool
     strip_rows: int
     """How many rows the arenas of a node are packed into, or 0: each has its own row."""
-    column: float
-    """The least width of a span's column; where spans need more, neighbours share one."""
+    columns: int
+    """How many columns a class may have; where it has more spans, neighbours share one."""
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Detail:
         classes = [found for node in snapshot.nodes for found in snapshot.classes(node)]
         spans = sum(len(found.spans) for found in classes)
-        columns = sum(min(len(found.spans), COLUMNS_WIDTH / COLUMN) for found in classes)
+        columns = COLUMNS_MAX
+        while columns > 12 and sum(min(len(found.spans), columns) for found in classes) > COLUMNS_BUDGET:
+            columns -= 1
         return cls(
             by_slot=spans <= 240 and sum(_runs(span) for found in classes for span in found.spans) <= 30_000,
             tooltips=spans <= 1_200,
-            strip_rows=max(80 // len(snapshot.nodes), 4) if len(snapshot.arenas) > 40 else 0,
-            column=COLUMN * max(1, columns / 10_000),
+            strip_rows=max(80 // len(snapshot.nodes), 1) if len(snapshot.arenas) > 40 else 0,
+            columns=columns,
         )
 
 
@@ -197,7 +200,7 @@ def tiles(
 ) -> float:
     """The spans of one node by class: slot by slot, or, where there are too many, each as a column."""
     if not detail.by_slot:
-        return _columns(drawing, y, classes, detail.column)
+        return _columns(drawing, y, classes, detail.columns)
     count = sum(len(found.spans) for found in classes)
     across = 11 if count <= 66 else 14
     gap = 14
@@ -281,7 +284,7 @@ def _mark(drawing: Drawing, cell: Box, number: int) -> None:
         drawing.rect(x + 1, y + 1, width, height, "mark")
 
 
-def _columns(drawing: Drawing, y: float, classes: Sequence[SizeClass], least: float) -> float:
+def _columns(drawing: Drawing, y: float, classes: Sequence[SizeClass], most: int) -> float:
     """A row for each class: its spans side by side, the fullest first, each filled from the bottom up."""
     height = 26
     for found in classes:
@@ -290,7 +293,7 @@ def _columns(drawing: Drawing, y: float, classes: Sequence[SizeClass], least: fl
         drawing.text(MARGIN + 84, y + 17, each, "small", width=150)
         ordered = sorted(found.spans, key=lambda span: (-span.out, -span.cached, span.base))
         # Whole spans to a column; a gap between columns where there is room for it.
-        per_column = ceil(len(ordered) * least / COLUMNS_WIDTH)
+        per_column = ceil(len(ordered) / most)
         columns = ceil(len(ordered) / per_column)
         pitch = min(COLUMNS_WIDTH / columns, 12.0)
         stack = Stack()

@@ -91,10 +91,11 @@ def stacked(
     parts: Sequence[tuple[str, int]],
     whole: int,
 ) -> None:
-    """Draws ``parts`` one behind the other. What is there at all is seen: it gets a pixel."""
+    """Draws ``parts`` one behind the other. What is there at all is seen: it gets a pixel, if one is left."""
+    end = x + width
     for style, nbytes in parts:
         if nbytes > 0 and whole > 0:
-            length = max(width * nbytes / whole, 1)
+            length = min(max(width * nbytes / whole, 1), end - x)
             drawing.rect(x, y, length, height, style)
             x += length
 

@@ -520,8 +520,14 @@ unsafe fn block(
             if thread.waiter.disarm(epoch, Outcome::Interrupted) {
                 return Err(Raised);
             }
-            // SAFETY: attached. It has ended after all.
-            unsafe { ffi::PyErr_Clear() };
+            // It has ended after all.
+            // SAFETY: attached.
+            if unsafe { ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) } == 0 {
+                raise_later();
+            } else {
+                // SAFETY: as above.
+                unsafe { ffi::PyErr_Clear() };
+            }
         }
     }
 }

@@ -53,6 +53,7 @@ mod shim {
         pub fn penstock_hold_deferred(hold: *mut *mut Hold) -> c_int;
         pub fn penstock_drop_deferred(hold: *mut Hold);
         pub fn penstock_free_hold(hold: *mut Hold);
+        pub fn penstock_disown_exception(exception: *mut PyObject);
     }
 }
 
@@ -216,6 +217,20 @@ pub fn frames_match(_py: Python<'_>) -> bool {
 pub fn references_to(_py: Python<'_>, object: *mut PyObject) -> Py_ssize_t {
     // SAFETY: `_py` proves that the thread state is attached, and an argument is alive.
     unsafe { shim::penstock_references_to(object) }
+}
+
+/// Lets whoever drops the last reference to an exception free it, with its traceback and frames: see
+/// [`disown`](crate::object::disown), which is for objects that nobody else knows yet.
+#[cfg_attr(
+    not(Py_GIL_DISABLED),
+    expect(unused_variables, reason = "with the GIL anybody may")
+)]
+pub fn disown_exception(_py: Python<'_>, exception: *mut PyObject) {
+    // SAFETY: `_py` proves that the thread state is attached, and an argument is an exception, alive.
+    #[cfg(Py_GIL_DISABLED)]
+    unsafe {
+        shim::penstock_disown_exception(exception);
+    }
 }
 
 /// `struct penstock_spot`: a place in code that runs.

@@ -14,6 +14,7 @@ mod debug;
 mod error;
 mod event_loop;
 mod fiber;
+mod gc;
 mod hot;
 mod interpreter;
 mod interrupt;
@@ -61,6 +62,7 @@ mod _core {
         },
         deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
+        gc::GcPacer,
         interrupt::{_outranks, Mark},
         lock::{
             BarrierObject, ConditionObject, EventObject, LockObject, OnceObject, SemaphoreObject,

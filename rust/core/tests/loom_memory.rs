@@ -1,4 +1,4 @@
-//! Models of what is lock-free in `memory`: the list through which slots come home.
+//! Models of what is lock-free in `memory`: the list through which slots come home, and the exports of a buffer.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p penstock-core --test loom_memory --release`.
 #![cfg(loom)]
@@ -6,10 +6,13 @@
 use std::ptr::NonNull;
 
 use loom::{sync::Arc, thread};
-use penstock_core::memory::{
-    SizeClass,
-    cache::{Chain, Link, REMOTE_SLOTS, RemoteList, Slot},
-    span::Span,
+use penstock_core::{
+    memory::{
+        Exports, Release, SizeClass,
+        cache::{Chain, Link, REMOTE_SLOTS, RemoteList, Slot},
+        span::Span,
+    },
+    sync::{Guarded, Shared},
 };
 
 /// A slot known by a number, which stands for its address.
@@ -169,5 +172,141 @@ fn a_slot_may_be_sent_home_again_while_another_is_on_its_way() {
         });
         assert!(taken >= 1);
         assert_eq!(left, 2);
+    });
+}
+
+/// A buffer: its memory, which must not be used once it is back, and its object, which must not be used once it is gone.
+struct Buffer {
+    exports: Exports<Shared>,
+    memory: loom::cell::UnsafeCell<u32>,
+    object: loom::cell::UnsafeCell<bool>,
+    returns: loom::sync::atomic::AtomicUsize,
+}
+
+// SAFETY: loom's cells find every use that is not ordered.
+unsafe impl Sync for Buffer {}
+// SAFETY: as above.
+unsafe impl Send for Buffer {}
+
+impl Buffer {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            exports: Exports::default(),
+            memory: loom::cell::UnsafeCell::new(0),
+            object: loom::cell::UnsafeCell::new(true),
+            returns: loom::sync::atomic::AtomicUsize::new(0),
+        })
+    }
+
+    /// Gives the memory back: nobody may use it any more.
+    fn give_back(&self) {
+        // SAFETY: loom looks for others.
+        self.memory.with_mut(|memory| unsafe { *memory += 1000 });
+        // Ordering: Relaxed, a count that is read when the threads have ended.
+        self.returns
+            .fetch_add(1, loom::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// A use of the object, by one thread at a time or by several that only look.
+    fn look(&self) {
+        // SAFETY: loom looks for others.
+        assert!(self.object.with(|object| unsafe { *object }));
+    }
+
+    /// Uses the memory if it may, as a view does.
+    fn view(&self) {
+        if self.exports.begin().is_ok() {
+            // SAFETY: loom looks for others.
+            self.memory.with(|memory| assert_eq!(unsafe { *memory }, 0));
+            if self.exports.end() {
+                self.give_back();
+            }
+        }
+    }
+
+    fn returns(&self) -> usize {
+        // Ordering: Relaxed, the threads have ended.
+        self.returns.load(loom::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn memory_goes_back_once_and_after_its_last_export() {
+    loom::model(|| {
+        let buffer = Buffer::new();
+        let viewers: Vec<_> = (0..2)
+            .map(|_| {
+                let buffer = Arc::clone(&buffer);
+                thread::spawn(move || buffer.view())
+            })
+            .collect();
+        if buffer.exports.release_at_last() == Release::Now {
+            buffer.give_back();
+        }
+        for viewer in viewers {
+            viewer.join().unwrap();
+        }
+        assert_eq!(buffer.returns(), 1);
+    });
+}
+
+#[test]
+fn two_releases_and_an_export_give_memory_back_once() {
+    loom::model(|| {
+        let buffer = Buffer::new();
+        let viewer = {
+            let buffer = Arc::clone(&buffer);
+            thread::spawn(move || buffer.view())
+        };
+        let releaser = {
+            let buffer = Arc::clone(&buffer);
+            thread::spawn(move || {
+                let release = buffer.exports.release_now();
+                if release == Release::Now {
+                    buffer.give_back();
+                }
+                release
+            })
+        };
+        let release = buffer.exports.release_now();
+        if release == Release::Now {
+            buffer.give_back();
+        }
+        viewer.join().unwrap();
+        let other = releaser.join().unwrap();
+        let refused = [release, other].map(|release| matches!(release, Release::Exported(_)));
+        assert_eq!(buffer.returns(), usize::from(refused != [true, true]));
+    });
+}
+
+/// What `BufferScope` does, with one buffer: its end looks at the buffers that it lists under its lock; a buffer whose
+/// last reference goes leaves the list before its object is gone.
+#[test]
+fn a_scope_that_ends_touches_no_buffer_that_is_gone() {
+    loom::model(|| {
+        let buffer = Buffer::new();
+        let scope = Arc::new(Guarded::<_, Shared>::new(Some(Arc::clone(&buffer))));
+        let ender = {
+            let scope = Arc::clone(&scope);
+            thread::spawn(move || {
+                let released = scope.with(|listed| {
+                    let buffer = listed.take()?;
+                    buffer.look();
+                    (buffer.exports.release_at_last() == Release::Now).then_some(buffer)
+                });
+                // The parts that it goes on with are its own by now; here they are the object's, but for the flag.
+                if let Some(buffer) = released {
+                    buffer.give_back();
+                }
+            })
+        };
+        if buffer.exports.release_now() == Release::Now {
+            buffer.give_back();
+        }
+        scope.with(|listed| drop(listed.take()));
+        // SAFETY: loom looks for others.
+        buffer.object.with_mut(|object| unsafe { *object = false });
+        ender.join().unwrap();
+        assert_eq!(buffer.returns(), 1);
     });
 }

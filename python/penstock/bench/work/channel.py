@@ -37,11 +37,11 @@ async def pairs_async(
     return now() - start
 
 
-def pairs_penstock(count: int) -> int:
-    """From inside one task, over a bounded channel."""
+def pairs_penstock(count: int, *, capacity: int | None = CAPACITY) -> int:
+    """From inside one task, over a bounded channel, or one without a bound."""
     from penstock import Channel, go
 
-    channel = Channel[object](CAPACITY)
+    channel = Channel[object](capacity)
     return go(pairs, count, channel.send, channel.recv).result()
 
 

@@ -1,13 +1,11 @@
 """How late a ticker is beside a load that retains objects, on a heap of a gigabyte.
 
-A thread wants to run every millisecond, as a frame, a heartbeat or a request does that must not wait.
-Beside it a task makes objects, a batch at a time, keeps nearly all of them, and sleeps for a millisecond. The
-collector sees a heap that grows, and by default looks at all of it again and again. A tick that comes late
-delays the next ones, and each of them counts: the longest lateness is the longest stop, and the percentile
-says how much of the time was spent behind one.
+A task wants to run every millisecond, as a frame, a heartbeat or a request does that must not wait. Beside
+it a thread makes more objects than are on the heap and keeps them, so that the default collector, at a
+quarter more each time, looks at all of it at least three times. A run with fewer full collections has no
+figure. A tick that was missed during a pause counts with its own lateness: a pause of a second is a thousand.
 
-The count is the objects on the heap before the load begins; it retains more than as many again, so that the
-default collector makes at least three full collections. A run with fewer has no figure.
+The count is the objects on the heap before the load begins.
 """
 
 from __future__ import annotations
@@ -18,64 +16,44 @@ import sys
 import sysconfig
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from threading import Thread
-from time import monotonic, sleep
+from threading import Event, Thread
+from time import monotonic
 
 from . import Sides, library
 
-INTERVAL = 0.001  # seconds between ticks, and the pause of the load
-SWITCH = 0.0005  # seconds: half a tick, so that the load's turns of the GIL do not hide the collector's stops
-BATCH = 2_000  # objects that the load makes at a time
-CYCLES = 50  # of them in cycles that nobody keeps
-GROWTH = 1.4  # what the load makes, as a share of what was there
+TICK = 0.001  # seconds
+SWITCH = (
+    0.0005  # seconds: half a tick, so that the load's turns of the GIL do not hide the collector's pauses
+)
+BATCH = 10_000
+GROWTH = 1.2  # what the load makes, as a share of what is there: 1.25 ** 3 is less than 2.2
 FULL_COLLECTIONS = 3
+MEANT = (
+    1_000_000  # objects; on a smaller heap, of a quick run, the collector's other thresholds count as well
+)
 WHOLE_HEAP = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 """Whether each collection is a full one, whatever it is called: free-threaded builds."""
 
-Managed = AbstractContextManager[object]
 
-
-class Ticker:
-    """A thread that wants to run every millisecond, and notes how late it was."""
-
-    def __init__(self) -> None:
-        self.late: list[float] = []
-        self._stopped = False
-        self._thread = Thread(target=self._run)
-
-    def __enter__(self) -> Ticker:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped = True
-        self._thread.join()
-
-    def _run(self) -> None:
-        due = monotonic()
-        while not self._stopped:
-            due += INTERVAL
-            early = due - monotonic()
-            if early > 0:
-                sleep(early)
-            self.late.append(monotonic() - due)
-
-    def percentile(self, share: float) -> float:
-        """The lateness that this share of ticks does not exceed, in nanoseconds."""
-        late = sorted(self.late)
-        return late[min(len(late) - 1, math.ceil(share * len(late)) - 1)] * 1e9
-
-
-def load(kept: list[object], count: int) -> None:
-    """Make ``count`` objects in batches, keep nearly all, and sleep between batches."""
+def tick(ended: Event) -> list[float]:
+    """By how many seconds each tick was late, until ``ended``."""
     from penstock import sleep
 
-    for _ in range(0, count, BATCH):
-        kept.append([[number] for number in range(BATCH)])
-        for _ in range(CYCLES):
-            cycle: list[object] = []
-            cycle.append(cycle)
-        sleep(INTERVAL)
+    late: list[float] = []
+    due = monotonic() + TICK
+    while not ended.is_set():
+        sleep(max(0.0, due - monotonic()))
+        now = monotonic()
+        while due <= now:
+            late.append(now - due)
+            due += TICK
+    return late
+
+
+def retain(heap: list[object], count: int) -> None:
+    """Keep ``count`` new objects."""
+    starts = range(0, count, BATCH)
+    heap.extend([[number] for number in range(start, min(start + BATCH, count))] for start in starts)
 
 
 def lateness(count: int, *, managed: bool = True, frozen: bool = False) -> dict[str, float]:
@@ -87,30 +65,33 @@ def lateness(count: int, *, managed: bool = True, frozen: bool = False) -> dict[
         nonlocal full
         full += phase == "stop" and (WHOLE_HEAP or info["generation"] == 2)
 
-    gc.disable()
-    heap: list[object] = [[number] for number in range(count)]
-    gc.enable()
+    heap: list[object] = []
+    retain(heap, count)
     gc.collect()
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH)
-    manager: Managed = penstock.manage_gc() if managed else nullcontext()
     if frozen:
         gc.freeze()
+    manager: AbstractContextManager[object] = penstock.manage_gc() if managed else nullcontext()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH)
     try:
         with manager:
+            ended, load = Event(), Thread(target=retain, args=(heap, int(count * GROWTH)))
+            ticker = penstock.go(tick, ended)
             gc.callbacks.append(stopped)
-            with Ticker() as ticker:
-                penstock.go(load, heap, int(count * GROWTH)).result()
+            load.start()
+            load.join()
             gc.callbacks.remove(stopped)
+            ended.set()
+            late: list[float] = sorted(ticker.result())
     finally:
         sys.setswitchinterval(interval)
         if frozen:
             gc.unfreeze()
-    if not managed and not frozen and full < FULL_COLLECTIONS:
+    if not managed and not frozen and count >= MEANT and full < FULL_COLLECTIONS:
         raise AssertionError(
             f"the default collector made {full} full collections, and not {FULL_COLLECTIONS}"
         )
-    return {"worst": ticker.percentile(1.0), "late": ticker.percentile(0.999)}
+    return {"worst": late[-1] * 1e9, "late": late[math.ceil(0.999 * len(late)) - 1] * 1e9}
 
 
 SIDES: Sides = {

@@ -1,17 +1,15 @@
 //! `Buffer`: memory that a pool has lent.
 //!
-//! A buffer counts its exports: the `memoryview`s, arrays and others that use its memory. One word says it
-//! all, `exports << 1 | released`, because without the GIL a release on one thread may meet an export on
-//! another: whoever changes the word first decides. Memory goes back to its pool in exactly one of these
-//! transitions, each to `released` with no exports:
+//! A buffer counts its exports: the `memoryview`s, arrays and others that use its memory. [`Exports`] decides between
+//! those and a release on other threads.
 //!
 //! ```text
-//!   0 exports --- release, end of `with`, last reference ---------------------> back
+//!   0 exports --- release, end of `with` or scope, last reference ---------------------> back
 //!   n exports --- release --> BufferError, nothing changes
-//!   n exports --- end of `with` --> released, n exports --- last export ends --> back
+//!   n exports --- end of `with` or scope --> released, n exports --- last export ends --> back
 //! ```
 //!
-//! Invariant: while `exports > 0` or not `released`, the block is out, and the pool hands it to nobody.
+//! Invariant: while there are exports or it is not released, the block is out, and the pool hands it to nobody.
 //!
 //! Neither class takes part in garbage collection: a buffer refers to its pool, and maybe to the code that
 //! acquired it ([`Record`]), a pool to no Python object, so no cycle passes through them. An export refers to
@@ -26,10 +24,7 @@ use std::{
     },
 };
 
-use penstock_core::{
-    memory::Block,
-    sync::{self, Word},
-};
+use penstock_core::memory::{Block, Exports, Release, Released};
 use pyo3::{
     exceptions::{PyBufferError, PyIndexError, PyTypeError, PyValueError},
     ffi,
@@ -70,19 +65,6 @@ BufferError: the buffer still has 1 export: release that first\n\
 >>> buffer.release()\n",
 )];
 
-const RELEASED: u64 = 1;
-const EXPORT: u64 = 2;
-
-/// What became of an attempt to release.
-#[must_use]
-pub(super) enum Release {
-    /// The caller has to give the block back.
-    Now,
-    /// It was released before.
-    Before,
-    Exported(u64),
-}
-
 /// Memory lent by a pool: writable, contiguous, with the buffer protocol.
 ///
 /// It goes back to the pool on ``release()``, at the end of its ``with``, or with its last reference. Memory
@@ -99,12 +81,11 @@ pub(super) enum Release {
 /// (97, True, [99, 100])
 #[pyclass(frozen, weakref, module = "penstock")]
 pub struct Buffer {
-    /// Out while the word says so.
+    /// Out while the exports say so.
     block: Block,
     /// A `BufferPool`.
     pool: Object,
-    /// `exports << 1 | released`; any thread that uses the buffer changes it.
-    word: <Mode as sync::Mode>::Word,
+    exports: Exports<Mode>,
     /// What is known of it, a share in it, or null. Set by whoever made the buffer, before anybody else has it.
     record: AtomicPtr<Record>,
 }
@@ -114,7 +95,7 @@ impl Buffer {
         Self {
             block,
             pool,
-            word: Word::new(0),
+            exports: Exports::default(),
             record: AtomicPtr::new(record.cast_mut()),
         }
     }
@@ -159,15 +140,12 @@ impl Buffer {
     pub(super) fn is_leak(&self) -> bool {
         let record = self.record.load(Ordering::Relaxed); // Ordering: Relaxed, see the field.
         // SAFETY: a share of an `Arc` that this keeps.
-        // Ordering: Relaxed, a released buffer is recognised, not used.
-        !record.is_null()
-            && self.word.load(Ordering::Relaxed) & RELEASED == 0
-            && unsafe { (*record).tells_leak() }
+        !record.is_null() && !self.exports.is_released() && unsafe { (*record).tells_leak() }
     }
 
     /// The buffer, whose last reference is gone, gives back its memory, and the leak is told.
     pub(super) fn report_leak(&self, py: Python<'_>, object: *mut ffi::PyObject) {
-        if let Release::Now = self.try_release() {
+        if let Release::Now = self.exports.release_now() {
             self.give_back();
         }
         if let Some(record) = self.record() {
@@ -177,74 +155,23 @@ impl Buffer {
 
     /// Counts one more export.
     fn export(&self) -> PyResult<()> {
-        let exported = self.count_export();
-        if exported.is_ok()
-            && let Some(record) = self.record()
-        {
+        self.exports.begin().map_err(|Released| released())?;
+        if let Some(record) = self.record() {
             self.pool().watch.check(&record);
         }
-        exported
-    }
-
-    #[inline]
-    fn count_export(&self) -> PyResult<()> {
-        // Ordering: Relaxed, the compare-and-swap decides.
-        let mut word = self.word.load(Ordering::Relaxed);
-        loop {
-            if word & RELEASED != 0 {
-                return Err(released());
-            }
-            match self.word.compare_exchange_weak(
-                word,
-                word + EXPORT,
-                // Ordering: Relaxed, whoever has a buffer got it with its memory; Relaxed, tried again.
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(now) => word = now,
-            }
-        }
+        Ok(())
     }
 
     /// One export is over, and the memory goes back if it was the last one of a released buffer.
     fn end_export(&self) {
-        // Ordering: Release publishes what was written through the export to whoever gives the memory back,
-        // Acquire for the case that it is this one.
-        let old = self.word.fetch_add(EXPORT.wrapping_neg(), Ordering::AcqRel);
-        debug_assert!(old >= EXPORT, "an export ended that never began");
-        if old == RELEASED | EXPORT {
+        if self.exports.end() {
             self.give_back();
         }
     }
 
-    /// Releases if there are no exports.
-    fn try_release(&self) -> Release {
-        loop {
-            match self.word.compare_exchange_weak(
-                0,
-                RELEASED,
-                // Ordering: Acquire pairs with the Release in `end_export`: all writes through exports are done.
-                Ordering::Acquire,
-                // Ordering: Relaxed, nothing follows from it.
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Release::Now,
-                Err(0) => {} // failed for no reason
-                Err(word) if word & RELEASED != 0 => return Release::Before,
-                Err(word) => return Release::Exported(word / EXPORT),
-            }
-        }
-    }
-
-    /// Releases, now or with the last export.
+    /// Releases, now or with the last export: what a scope does at its end.
     pub(super) fn release_at_last(&self) -> Release {
-        // Ordering: Acquire, as in `try_release`.
-        match self.word.fetch_or(RELEASED, Ordering::Acquire) {
-            0 => Release::Now,
-            word if word & RELEASED != 0 => Release::Before,
-            word => Release::Exported(word / EXPORT),
-        }
+        self.exports.release_at_last()
     }
 
     /// Called once per buffer, by whoever made it released with no exports.
@@ -266,7 +193,7 @@ impl Buffer {
     /// The end of a buffer with a record, which a scope may be about to release too.
     #[cold]
     fn drop_recorded(&mut self) {
-        if let Release::Now = self.try_release() {
+        if let Release::Now = self.exports.release_now() {
             self.give_back();
         }
         // SAFETY: the share that this kept.
@@ -278,8 +205,7 @@ impl Buffer {
     }
 
     fn check(&self) -> PyResult<()> {
-        // Ordering: Relaxed, a released buffer is recognised, not used.
-        if self.word.load(Ordering::Relaxed) & RELEASED != 0 {
+        if self.exports.is_released() {
             return Err(released());
         }
         Ok(())
@@ -307,9 +233,9 @@ impl Drop for Buffer {
             self.drop_recorded();
             return;
         }
-        // An export refers to the buffer, and a buffer in a scope has a record: so nobody else is at it.
-        // Ordering: Relaxed, what others did to it came before its last reference went.
-        if self.word.load(Ordering::Relaxed) == 0 {
+        // An export refers to the buffer, and a buffer in a scope has a record: so there is none, and nobody else is
+        // at it.
+        if !self.exports.is_released() {
             self.give_back();
         }
     }
@@ -400,9 +326,7 @@ impl Buffer {
 
     fn __repr__(this: &Bound<'_, Self>) -> String {
         let buffer = this.get();
-        // Ordering: Relaxed, a picture of the moment.
-        let word = buffer.word.load(Ordering::Relaxed);
-        let state = match (word & RELEASED != 0, word / EXPORT) {
+        let state = match (buffer.exports.is_released(), buffer.exports.count()) {
             (false, 0) => "in use".to_owned(),
             (false, count) => format!("in use, {}", exports(count)),
             (true, 0) => "released".to_owned(),
@@ -468,7 +392,7 @@ unsafe extern "C-unwind" fn release(
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls methods attached, and the descriptor has checked the class of `this`.
     let (py, buffer) = unsafe { (Python::assume_attached(), buffer_of(this)) };
-    match buffer.try_release() {
+    match buffer.exports.release_now() {
         Release::Now => buffer.give_back(),
         Release::Before => {}
         Release::Exported(count) => {

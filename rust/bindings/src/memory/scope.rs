@@ -17,7 +17,10 @@ use std::{
     },
 };
 
-use penstock_core::{memory::Block, sync::Guarded};
+use penstock_core::{
+    memory::{Block, Release},
+    sync::Guarded,
+};
 use pyo3::{
     exceptions::{PyRuntimeError, PyTypeError},
     ffi,
@@ -26,7 +29,7 @@ use pyo3::{
 
 use super::{
     acquire::{aacquire_in, acquire as acquire_from_pool},
-    buffer::{Buffer, Release, give_back},
+    buffer::{Buffer, give_back},
     buffer_object::buffer_of,
     pool::BufferPool,
     site::Site,

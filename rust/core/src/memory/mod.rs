@@ -15,6 +15,7 @@
 //!   released on other threads come home.
 //! - [`central`]: all the rest, under the pool's lock.
 //! - [`map`]: a picture of it all.
+//! - [`exports`]: who uses the memory of a buffer, and when it goes back.
 //! - [`objects`]: idle objects of any kind, which has nothing to do with the rest.
 //! - [`poison`]: finds writes to memory after its release, where somebody asks for that.
 //! - [`pool`]: the two ways through: [`Pool::try_acquire`], and [`Pool::begin_acquire`] for who may wait.
@@ -29,6 +30,7 @@
 pub mod arena;
 pub mod cache;
 pub mod central;
+pub mod exports;
 pub mod map;
 pub mod objects;
 pub mod poison;
@@ -37,6 +39,7 @@ pub mod size_class;
 pub mod span;
 
 pub use central::Stake;
+pub use exports::{Exports, Release, Released};
 pub use map::{ArenaMap, CacheMap, DirectMap, Map, SlotState, SpanMap};
 pub use pool::{AcquireError, Begun, Block, Pool, PoolMode, PoolOptions, Stats, TryAcquireError};
 pub use size_class::{ALIGN, SizeClass};
