@@ -254,10 +254,10 @@ FORMS = pytest.mark.parametrize("form", ["acquire", "aacquire"])
 
 @FORMS
 def test_a_task_waits_in_it_until_another_scope_ends(form: str, wait_until: Any) -> None:
-    pool = BufferPool(max_bytes=4096)
+    pool = BufferPool(max_bytes=1024)
     with pool.scope() as mine:
         with pool.scope() as other:
-            full = other.acquire(4032)
+            full = other.acquire(960)
             task = acquire_in(mine, form)
             wait_until(lambda: somebody_waits(pool))
         assert repr(full).endswith("released>")
@@ -267,8 +267,8 @@ def test_a_task_waits_in_it_until_another_scope_ends(form: str, wait_until: Any)
 
 @FORMS
 def test_a_wait_that_the_end_of_its_scope_overtakes_is_a_runtime_error(form: str, wait_until: Any) -> None:
-    pool = BufferPool(max_bytes=4096)
-    full = pool.acquire(4032)
+    pool = BufferPool(max_bytes=1024)
+    full = pool.acquire(960)
     with pool.scope() as scope:
         task = acquire_in(scope, form)
         wait_until(lambda: somebody_waits(pool))
@@ -280,8 +280,8 @@ def test_a_wait_that_the_end_of_its_scope_overtakes_is_a_runtime_error(form: str
 
 @FORMS
 def test_a_cancelled_wait_has_taken_nothing(form: str, wait_until: Any) -> None:
-    pool = BufferPool(max_bytes=4096)
-    full = pool.acquire(4032)
+    pool = BufferPool(max_bytes=1024)
+    full = pool.acquire(960)
     with pool.scope() as scope:
         task = acquire_in(scope, form)
         wait_until(lambda: somebody_waits(pool))

@@ -50,6 +50,7 @@ mod shim {
     #[cfg(Py_GIL_DISABLED)]
     unsafe extern "C" {
         pub fn penstock_frames_match() -> c_int;
+        pub fn penstock_uncount_object(class: *mut pyo3::ffi::PyTypeObject);
         pub fn penstock_hold_deferred(hold: *mut *mut Hold) -> c_int;
         pub fn penstock_drop_deferred(hold: *mut Hold);
         pub fn penstock_free_hold(hold: *mut Hold);
@@ -245,6 +246,21 @@ pub struct Spot {
     pub code: *mut PyObject,
     /// How many bytes into its instructions.
     pub offset: c_int,
+}
+
+/// An object of `class` is gone, which was counted by `PyObject_New` or `PyObject_Init`.
+///
+/// # Safety
+/// Attached; the object had a reference to the class, which is given up here.
+#[inline]
+pub unsafe fn uncount_object(class: *mut ffi::PyTypeObject) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        #[cfg(Py_GIL_DISABLED)]
+        shim::penstock_uncount_object(class);
+        #[cfg(not(Py_GIL_DISABLED))]
+        ffi::Py_DECREF(class.cast());
+    }
 }
 
 /// Where the Python frames of this greenlet stand, the innermost first; says how many of `spots` it has filled.

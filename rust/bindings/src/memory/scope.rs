@@ -162,12 +162,10 @@ impl BufferScope {
     }
 
     fn check(&self, py: Python<'_>) -> Result<(), Raised> {
-        let message = match self.members.inner.with(|inner| inner.phase) {
-            Phase::Open => return Ok(()),
-            Phase::New => "the scope has not been entered: with pool.scope() as scope: ...",
-            Phase::Ended => "the scope has ended: its buffers are gone, and it lends no more",
-        };
-        Err(raise(py, PyRuntimeError::new_err(message)))
+        match self.members.inner.with(|inner| inner.phase) {
+            Phase::Open => Ok(()),
+            phase => Err(refuse(py, phase)),
+        }
     }
 
     /// Takes in a buffer that nobody else knows yet, and gives it back; or gives up its memory where the scope has ended.
@@ -201,8 +199,7 @@ impl BufferScope {
         }
         // SAFETY: the reference is the caller's, who does not get it back.
         unsafe { ffi::Py_DECREF(buffer) };
-        self.check(py)?;
-        Ok(buffer)
+        Err(refuse(py, Phase::Ended))
     }
 
     /// Releases what is left.
@@ -308,6 +305,16 @@ impl BufferScope {
             "a BufferScope cannot be pickled or copied: its end releases the buffers that were acquired in it",
         ))
     }
+}
+
+#[cold]
+fn refuse(py: Python<'_>, phase: Phase) -> Raised {
+    let message = if phase == Phase::New {
+        "the scope has not been entered: with pool.scope() as scope: ..."
+    } else {
+        "the scope has ended: its buffers are gone, and it lends no more"
+    };
+    raise(py, PyRuntimeError::new_err(message))
 }
 
 /// # Safety
