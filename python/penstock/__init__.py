@@ -46,7 +46,7 @@ from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full,
 from penstock.executor import Executor
 from penstock.group import Group
 from penstock.map_results import map
-from penstock.memory import Buffer, BufferPool, BufferStats, buffers
+from penstock.memory import Buffer, BufferNodeStats, BufferPool, BufferStats, buffers
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
@@ -61,6 +61,7 @@ __all__ = [
     "AtomicRef",
     "Barrier",
     "Buffer",
+    "BufferNodeStats",
     "BufferPool",
     "BufferStats",
     "Cancelled",

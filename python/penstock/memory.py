@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from penstock._core import Buffer, BufferPool, BufferStats
+from penstock._core import Buffer, BufferNodeStats, BufferPool, BufferStats
 
-__all__ = ["Buffer", "BufferPool", "BufferStats", "buffers"]
+__all__ = ["Buffer", "BufferNodeStats", "BufferPool", "BufferStats", "buffers"]
 
 buffers: Final = BufferPool()
 """The default pool: it has no limit and does not clear what it lends."""

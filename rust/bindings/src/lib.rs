@@ -66,7 +66,7 @@ mod _core {
             BarrierObject, ConditionObject, EventObject, LockObject, OnceObject, SemaphoreObject,
             WaitGroupObject,
         },
-        memory::{Buffer, BufferPool, BufferStats},
+        memory::{Buffer, BufferNodeStats, BufferPool, BufferStats},
         pinned::{_pin, _unpin},
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
         scope::{_seconds, ScopeObject},

@@ -3,6 +3,7 @@
 mod acquire;
 mod buffer;
 mod pool;
+mod stats;
 
 use pyo3::prelude::*;
 
@@ -10,7 +11,8 @@ use crate::hot;
 
 pub use self::{
     buffer::Buffer,
-    pool::{BufferPool, BufferStats},
+    pool::BufferPool,
+    stats::{BufferNodeStats, BufferStats},
 };
 
 /// Puts the classes' raw entries in place.
