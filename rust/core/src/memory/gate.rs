@@ -75,8 +75,16 @@ impl<M: Mode> Gate<M> {
     /// [`heavy_fence`], once for as many gates as it likes; if that fails it [goes](Self::go).
     #[must_use]
     pub fn announce(&self) -> bool {
-        // Ordering: Acquire pairs with the Release of the visitor before; the fence orders the rest.
-        !self.visited.swap(true, Ordering::Acquire)
+        self.visited
+            .compare_exchange(
+                false,
+                true,
+                // Ordering: Acquire pairs with the Release of the visitor before; the fence orders the rest.
+                Ordering::Acquire,
+                // Ordering: Relaxed, nothing follows from it.
+                Ordering::Relaxed,
+            )
+            .is_ok()
     }
 
     /// Second half. `true`: the visitor is inside, alone, until it [goes](Self::go), which it does in any case.
