@@ -31,7 +31,7 @@ nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
 nox.options.sessions = [  # quick ones first; "pytest" is the suite on every interpreter
     *("rustfmt", "ruff", "typos", "mypy", "pyright", "clippy", "deny"),
-    *("cargo_test", "loom", "stubtest", "doctests", "pytest", "package", "asv_quick"),
+    *("cargo_test", "loom", "stubtest", "doctests", "pytest", "package", "instructions", "asv_quick"),
 ]
 
 ROOT = Path(__file__).parent
@@ -343,8 +343,9 @@ def package(session: nox.Session) -> None:
         parts = {part["name"] for part in json.loads(archive_of_wheel.read(bill))["components"]}
     licences = {"LICENSE-APACHE", "LICENSE-MIT"}
     for missing in [
-        *({"Cargo.lock", "README.md", "pyproject.toml", *licences} - archived),
-        *({"penstock/_core.pyi", "penstock/py.typed"} - packed),
+        *({"Cargo.lock", "README.md", "pyproject.toml", "python/penstock/bench/go/main.go"} - archived),
+        *(licences - archived),
+        *({"penstock/_core.pyi", "penstock/bench/go/main.go", "penstock/py.typed"} - packed),
         *(licences - {Path(name).name for name in packed}),
         *({"penstock-core", "pyo3"} - parts),
     ]:
@@ -361,6 +362,39 @@ def package(session: nox.Session) -> None:
     session.chdir(work)
     session.run(python, "-W", "error", "-c", "import penstock", external=True)
     session.run(str(user / "bin" / "penstock"), "--version", external=True)
+
+
+def counted_on(version: str) -> str:
+    """Declare the session that counts instructions on one interpreter; the result is its name."""
+    name = f"instructions-{version}"
+
+    @nox.session(
+        name=name,
+        python=str(INTERPRETERS[version]),
+        requires=["free_threaded_python"] if version == FREE_THREADED else [],
+    )
+    def count(session: nox.Session) -> None:
+        if shutil.which("valgrind") is None:
+            session.warn("VALGRIND IS NOT INSTALLED: instructions were NOT counted")
+            return
+        install_penstock(session, version)
+        session.run("python", "asv_bench/instructions.py", *session.posargs)
+
+    return name
+
+
+BUDGETED = ("3.11", FREE_THREADED)
+"""A build with the GIL and one without, of which asv_bench/instructions.toml holds the budgets."""
+
+
+@nox.session(
+    venv_backend="none", requires=[counted_on(version) for version in BUDGETED if version in INTERPRETERS]
+)
+def instructions(session: nox.Session) -> None:
+    """No hot call takes 10 % more instructions than its budget."""
+    for version in BUDGETED:
+        if version in MISSING:
+            session.warn(f"PYTHON {version} IS NOT ON THIS MACHINE: instructions were NOT counted on it")
 
 
 @nox.session

@@ -1,24 +1,23 @@
 """Prints what the core costs by itself, without Python, beside a Go program.
 
-    python asv_bench/core_figures.py [--rounds N] [--quick] [--rows spawn,pair,...]
+    python asv_bench/core_figures.py [--rounds N] [--quick] [--rows spawn,pair,...] [--json [FILE]]
 
-Builds rust/core/benches/core.rs with cargo and go/main.go with the `go` on the PATH, and asks both in
-interleaved rounds, as figures.py does for Python: medians, quartiles, and the ratio of each round beside
-the project's goal. Go runs on two Ps, the core on as many workers as a row says. Without a `go` only our own
-figures are there. The exit status is 1 where a side failed.
+Builds rust/core/benches/core.rs with cargo and Go's program with the `go` on the PATH, and asks both in
+interleaved rounds, with the machinery of `penstock bench`, which has to be installed. Go runs on two Ps,
+the core on as many workers as a row says. Without a `go` only our own figures are there. The exit status is
+1 where a side failed.
 """
 
-import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
+from pathlib import Path
 
-from figures import HERE, WORKERS, Goal, Peer, Row, Side, go_side, measure, show, tell
+from penstock.bench.command import main
+from penstock.bench.rows import Goal, Peer, Row
 
 ROWS = tuple(
-    Row(name, title, count, peers, side="core", whole=whole)
+    Row(name, title, count, peers, ours="core", whole=whole)
     for name, title, count, whole, peers in (
         (
             "spawn",
@@ -29,7 +28,7 @@ ROWS = tuple(
         ),
         (
             "spawn_one",
-            "the same, one worker",
+            "spawn + run + finish of an empty task, from a task, one worker",
             100_000,
             True,
             (Peer("go", "spawn", "Go goroutine", Goal(0.15, 0.15)),),
@@ -57,7 +56,7 @@ ROWS = tuple(
         ),
         (
             "atomic_plain",
-            "the same, a plain cell",
+            "adding 1 to a number, one thread, a plain cell",
             1_000_000,
             False,
             (Peer("go", "mutex", "Go mutex"), Peer("go", "atomic", "Go atomic")),
@@ -79,7 +78,7 @@ def build_core():
     built = subprocess.run(
         [*command, "--message-format=json-render-diagnostics"],
         check=True,
-        cwd=HERE.parent,
+        cwd=Path(__file__).resolve().parents[1],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -90,42 +89,6 @@ def build_core():
     raise RuntimeError("cargo built no benchmark called core")
 
 
-def main():
-    """Measure and print; the exit status is 1 where a side failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, help="rounds per row (15, or 3 with --quick)")
-    parser.add_argument("--quick", action="store_true", help="short samples: a smoke test, not a figure")
-    parser.add_argument("--rows", default=",".join(row.name for row in ROWS), help="the rows to measure")
-    options = parser.parse_args()
-    wanted = options.rows.split(",")
-    unknown = set(wanted) - {row.name for row in ROWS}
-    if unknown:
-        parser.error(f"--rows: no row is called {', '.join(sorted(unknown))}")
-    rounds = options.rounds or (3 if options.quick else 15)
-    environment = {**os.environ, "GOMAXPROCS": str(WORKERS)}
-    found = {"core": Side("core", [build_core(), "--questions"], environment)}
-    failed = False
-    with tempfile.TemporaryDirectory() as folder:
-        go = go_side(folder, "wall", environment)
-        if go:
-            found["go"] = go
-        try:
-            for row in ROWS:
-                if row.name not in wanted:
-                    continue
-                samples = measure(row, found, rounds=rounds, sample_ns=10e6 if options.quick else 60e6)
-                for line in show(row, samples, gil=True):
-                    tell(line)
-                failed |= any(sample.error for sample in samples.values())
-        finally:
-            for side in found.values():
-                side.stop()
-    tell("")
-    tell(f"rounds       {rounds}")
-    tell(f"load         {os.getloadavg()[0]:.2f}, {len(os.sched_getaffinity(0))} cores")
-    tell(found["go"].hello["version"] if go else "NO GO ON THE PATH: its lines are missing")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    program = "python asv_bench/core_figures.py"
+    sys.exit(main(sys.argv[1:], ROWS, program=program, others={"core": [build_core(), "--questions"]}))

@@ -415,20 +415,16 @@ def test_the_object() -> None:
     assert weakref.ref(condition)() is condition
 
 
-def test_ctrl_c_in_a_wait_is_raised_with_the_lock(run_program: Any) -> None:
+def test_ctrl_c_in_a_wait_is_raised_with_the_lock_if_that_is_free(run_program: Any) -> None:
     run_program(
         """
         import signal
-        from penstock import Condition, Lock, go
+        from penstock import Condition, Lock
         lock = Lock()
         condition = Condition(lock)
-        release = threading.Event()
         def interrupt():
             wait_until(lambda: "1 waiting" in repr(condition))
-            lock.acquire()
             os.kill(os.getpid(), signal.SIGINT)
-            wait_until(lambda: "1 waiting" in repr(lock))
-            lock.release()
         threading.Thread(target=interrupt, daemon=True).start()
         with condition:
             try:
@@ -439,6 +435,94 @@ def test_ctrl_c_in_a_wait_is_raised_with_the_lock(run_program: Any) -> None:
         """,
         stdout="True\nFalse\n",
     )
+
+
+@pytest.mark.parametrize("notified", [False, True])
+@pytest.mark.parametrize("block", ["condition", "lock"])
+def test_ctrl_c_in_a_wait_is_raised_without_the_lock_where_that_is_not_to_be_had(
+    notified: bool, block: str, run_program: Any
+) -> None:
+    """Whoever has the lock lets go of it once the interrupt was raised, and not before."""
+    run_program(
+        f"""
+        import signal
+        from penstock import Condition, Lock
+        lock = Lock()
+        condition = Condition(lock)
+        raised = threading.Event()
+        def interrupt():
+            wait_until(lambda: "1 waiting" in repr(condition))
+            with lock:
+                if {notified}:
+                    condition.notify()
+                    wait_until(lambda: "1 waiting" in repr(lock))
+                os.kill(os.getpid(), signal.SIGINT)
+                raised.wait()
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            with {block}:
+                try:
+                    condition.wait()
+                finally:
+                    print("MainThread" in repr(lock))
+        except KeyboardInterrupt as error:
+            print("raised", error.__context__)
+        raised.set()
+        thread.join()
+        print(lock.locked())
+        """,
+        stdout="False\nraised None\nFalse\n",
+    )
+
+
+def test_a_notify_that_ctrl_c_meets_goes_to_another(run_program: Any) -> None:
+    run_program(
+        """
+        import signal
+        from penstock import Condition, go
+        condition = Condition()
+        raised, has_lock = threading.Event(), threading.Event()
+        def second():
+            wait_until(lambda: "1 waiting" in repr(condition))
+            with condition:
+                condition.wait()
+                print("second")
+        def interrupt():
+            wait_until(lambda: "2 waiting" in repr(condition))
+            with condition:
+                condition.notify()
+                os.kill(os.getpid(), signal.SIGINT)
+                raised.wait()
+        threads = [threading.Thread(target=one) for one in (second, interrupt)]
+        for thread in threads:
+            thread.start()
+        try:
+            with condition:
+                condition.wait()
+        except KeyboardInterrupt:
+            raised.set()
+        for thread in threads:
+            thread.join()
+        """,
+        stdout="second\n",
+    )
+
+
+def test_a_block_that_lost_its_lock_hides_no_exception() -> None:
+    async def awaited(lock: Any) -> None:
+        async with lock:
+            lock.release()
+            raise KeyError
+
+    for lock in Lock(), Condition():
+        with pytest.raises(KeyError), lock:
+            lock.release()
+            raise KeyError
+        with pytest.raises(RuntimeError, match="not locked"), lock:
+            lock.release()
+        with pytest.raises(KeyError):
+            go(awaited, lock).result(timeout=LIMIT)
 
 
 def test_a_wait_that_nobody_can_notify_is_a_deadlock(run_program: Any) -> None:

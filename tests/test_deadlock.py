@@ -250,3 +250,23 @@ def test_it_is_an_error_of_both_trees_and_pickles_without_the_tasks() -> None:
     assert isinstance(error, RuntimeError)
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.args, copy.tasks) == (("nothing moves",), [])
+
+
+def test_ctrl_c_while_the_main_thread_looks_for_a_deadlock_is_raised(run_program: Any) -> None:
+    """The search runs Python code, which may be where the signal is seen."""
+    run_program(
+        """
+        import signal, penstock, penstock._deadlock
+        def find(*arguments):
+            signal.raise_signal(signal.SIGINT)
+            for _ in range(1000):
+                pass
+            raise AssertionError
+        penstock._deadlock.find = find
+        try:
+            penstock.Channel().recv()
+        except KeyboardInterrupt:
+            print("raised")
+        """,
+        stdout="raised\n",
+    )

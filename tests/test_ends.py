@@ -548,6 +548,53 @@ def test_a_stored_exception_keeps_the_end_and_with_closes_it() -> None:
         del task, error
 
 
+@pytest.mark.thread_unsafe(reason="turns the collector off")
+@pytest.mark.parametrize("kind", ["plain", "async"])
+@pytest.mark.parametrize("ended_by", ["cancel", "failure", "context"])
+def test_a_task_that_was_dropped_with_its_exception_drops_its_ends(
+    kind: str, ended_by: str, wait_until: Any
+) -> None:
+    """Without the GIL too, where the worker that has made the exception sleeps, and no collection runs."""
+
+    def fail() -> None:
+        if ended_by == "context":
+            try:
+                raise KeyError
+            except KeyError:
+                int("x")
+        if ended_by == "failure":
+            int("x")
+
+    def produce(sender: Sender[int], gate: Receiver[int]) -> None:
+        gate.recv()
+        fail()
+        sender.send(1)
+
+    async def aproduce(sender: Sender[int], gate: Receiver[int]) -> None:
+        await gate.arecv()
+        fail()
+        await sender.asend(1)
+
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        channel, gate = Channel[int](), Channel[int](1)
+        task = go(produce if kind == "plain" else aproduce, channel.sender(), gate.receiver())
+        gate.send(1)
+        if ended_by == "cancel":
+            wait_until(lambda: channel.stats().send_waits == 1)
+            task.cancel()
+        wait_until(task.done)
+        if ended_by != "cancel":
+            task.exception()
+        assert not channel.closed
+        del task
+        wait_until(lambda: channel.closed)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 @pytest.mark.parametrize("kind", ["plain", "async"])
 def test_a_call_keeps_its_end_until_it_is_over(kind: str, wait_until: Any) -> None:
     channel = Channel[int]()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import contextvars
 import gc
 import importlib
@@ -370,6 +372,135 @@ def test_a_wait_in_a_finalizer_during_a_collection_blocks_the_thread_and_a_later
         cycle.append(cycle)
         del cycle
         assert gc.collect() >= 1
+
+
+@pytest.mark.parametrize("runs_in", ["a coroutine", "an event loop"])
+def test_who_only_runs_the_collector_is_not_refused_a_finalizers_wait(runs_in: str) -> None:
+    channel = Channel[str]()
+    log: list[str] = []
+
+    class Cyclic:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            log.append(channel.recv())
+
+    async def collect() -> int:
+        Cyclic()
+        gc.collect()
+        return len(log)
+
+    task = go(collect) if runs_in == "a coroutine" else go(lambda: asyncio.run(collect()))
+    channel.send("from outside", timeout=LIMIT)
+    assert task.result(timeout=LIMIT) == 1
+    assert log == ["from outside"]
+
+
+class Finalized:
+    """A cycle that calls something when it is collected, and takes it that an interrupt may end that."""
+
+    def __init__(self, call: Any) -> None:
+        self.me = self
+        self.call = call
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Cancelled, TimeoutError):
+            self.call()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [lambda: Channel[None]().recv(), lambda: penstock.sleep(0), lambda: penstock.blocking(str)],
+    ids=["recv", "sleep", "blocking"],
+)
+def test_a_cancel_that_a_finalizer_in_a_collection_saw_is_raised_again_after_it(wait: Any) -> None:
+    started, cancelled = threading.Event(), threading.Event()
+    log: list[str] = []
+
+    def finalize() -> None:
+        started.set()
+        assert cancelled.wait(LIMIT)
+        with pytest.raises(Cancelled):
+            wait()
+        penstock.sleep(0.001)  # once: the clean-up may wait
+        log.append("finalized")
+
+    def collect() -> None:
+        Finalized(finalize)
+        gc.collect()
+        log.append("collected")
+        for _ in range(2):
+            try:
+                penstock.sleep(0)
+            except Cancelled:
+                log.append("cancelled")
+
+    task = go(collect)
+    assert started.wait(LIMIT)
+    task.cancel()
+    cancelled.set()
+    task.result(timeout=LIMIT)
+    assert log == ["finalized", "collected", "cancelled"]
+
+
+@pytest.mark.parametrize("in_task", [False, True])
+def test_a_deadline_that_passes_in_a_collection_is_raised_again_after_it(in_task: bool) -> None:
+    log: list[str] = []
+
+    def finalize() -> None:
+        with pytest.raises(TimeoutError, match="block around"):
+            Channel[None]().recv()
+        with pytest.raises(TimeoutError, match="stayed empty"):
+            Channel[None]().recv(timeout=0.01)  # its own
+        log.append("finalized")
+
+    def collect() -> None:
+        with penstock.timeout(LIMIT), penstock.move_on_after(0.01) as inner:
+            Finalized(finalize)
+            gc.collect()
+            assert inner.expired
+            with pytest.raises(TimeoutError, match=r"0\.01 s of the block around"):
+                penstock.sleep(LIMIT)
+            penstock.sleep(0.001)  # once
+
+    go(collect).result(timeout=LIMIT) if in_task else collect()
+    assert log == ["finalized"]
+
+
+def test_a_failed_group_ends_its_body_after_a_collection_that_saw_it_first() -> None:
+    log: list[str] = []
+    started = Channel[None]()
+
+    def fails() -> None:
+        started.recv()
+        raise ValueError
+
+    def finalize() -> None:
+        started.send(None)
+        with pytest.raises(Cancelled):
+            Channel[None]().recv()
+        log.append("finalized")
+
+    def body() -> None:
+        with penstock.Group() as group:
+            group.go(fails)
+            with penstock.timeout(LIMIT):
+                Finalized(finalize)
+                gc.collect()
+                log.append("collected")
+                penstock.sleep(LIMIT)
+            raise AssertionError
+
+    def bodies() -> None:
+        for _ in range(2):
+            with pytest.raises(ExceptionGroup) as caught:
+                body()
+            assert [type(error) for error in caught.value.exceptions] == [ValueError]
+        penstock.sleep(0)  # nothing is left of it
+
+    go(bodies).result(timeout=LIMIT)
+    assert log == ["finalized", "collected"] * 2
 
 
 def test_a_wait_in_a_finalizer_outside_a_collection_parks() -> None:

@@ -6,64 +6,7 @@ until the last has ended, and all are ready before. The number is looked at afte
 an addition has no figure.
 """
 
-from itertools import repeat
-from threading import Barrier, Lock, Thread
-from time import perf_counter_ns as now
-
-
-def on_threads(count, threads, add, total):
-    """Time for ``count`` additions of 1 by ``add(share)``, split among ``threads``."""
-    share = count // threads
-    ready = Barrier(threads)
-    times = []
-
-    def run():
-        ready.wait()
-        start = now()
-        add(share)
-        times.append((start, now()))
-
-    others = [Thread(target=run) for _ in range(threads - 1)]
-    for other in others:
-        other.start()
-    run()
-    for other in others:
-        other.join()
-    elapsed = max(end for _, end in times) - min(start for start, _ in times)
-    if total() != share * threads:
-        raise AssertionError(f"{total()} of {share * threads} additions counted")
-    return elapsed
-
-
-def add_each(add):
-    """A loop of ``add(1)``."""
-
-    def loop(share):
-        for _ in repeat(None, share):
-            add(1)
-
-    return loop
-
-
-def adds_penstock(count, *, threads=1):
-    """``AtomicInt.add``."""
-    from penstock import AtomicInt
-
-    number = AtomicInt()
-    return on_threads(count, threads, add_each(number.add), number.load)
-
-
-def adds_lock(count, *, threads=1):
-    """``with lock: number += 1``."""
-    lock, number = Lock(), 0
-
-    def loop(share):
-        nonlocal number
-        for _ in repeat(None, share):
-            with lock:
-                number += 1
-
-    return on_threads(count, threads, loop, lambda: number)
+from .work.atomic import adds_lock, adds_penstock
 
 
 class Add:

@@ -116,6 +116,58 @@ class Call:
         SIDES[side](1000)
 
 
+class PoolThreads:
+    """How the cost of 1,000 calls at once grows with the threads that make them."""
+
+    params = (["Executor", "ThreadPoolExecutor"], [1, 4, 16, 64])
+    param_names = ("side", "threads")
+    count = 1000
+    number = 1
+
+    def setup(self, side, threads):
+        if side == "Executor":
+            from .versions import needs
+
+            needs("Executor")
+            from penstock import Executor
+
+            self.executor = Executor(threads)
+        else:
+            self.executor = ThreadPoolExecutor(threads)
+        burst(self.executor, self.count)  # starts the threads
+
+    def teardown(self, side, threads):
+        self.executor.shutdown()
+
+    def time_burst(self, side, threads):
+        burst(self.executor, self.count)
+
+
+class BlockingTasks:
+    """How the cost of 1,000 `blocking` calls grows with the tasks that make them at once."""
+
+    params = ([1, 10, 100],)
+    param_names = ("tasks",)
+    count = 1000
+    number = 1
+
+    def setup(self, tasks):
+        from .versions import needs
+
+        needs("blocking", "go")
+        self.time_blocking(tasks)  # starts the threads
+
+    def time_blocking(self, tasks):
+        from penstock import blocking, go
+
+        def share():
+            for _ in range(self.count // tasks):
+                blocking(int)
+
+        for task in [go(share) for _ in range(tasks)]:
+            task.result()
+
+
 class Unannounced:
     """Time for 1,000 tasks in ``time.sleep(1)`` that nobody was told of, and for as many threads."""
 

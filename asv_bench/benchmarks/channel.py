@@ -6,59 +6,15 @@ bound before the clock starts, on every side.
 
 import queue
 import threading
-from collections import deque
 from itertools import repeat
 from time import perf_counter_ns as now
 
-
-def pairs(count, put, get):
-    """Time ``count`` times ``put(item)`` and ``get()``."""
-    item = object()
-    start = now()
-    for _ in repeat(None, count):
-        put(item)
-        get()
-    return now() - start
-
-
-def pairs_penstock(count, *, capacity=16):
-    """From inside one task, over a bounded channel."""
-    from penstock import Channel, go
-
-    channel = Channel(capacity)
-    return go(pairs, count, channel.send, channel.recv).result()
+from .work.channel import pairs_deque, pairs_penstock, pairs_queue, pairs_simple_queue
 
 
 def pairs_penstock_unbounded(count):
     """The same over an unbounded channel."""
     return pairs_penstock(count, capacity=None)
-
-
-def pairs_simple_queue(count):
-    """``queue.SimpleQueue``: unbounded, in C."""
-    fifo = queue.SimpleQueue()
-    return pairs(count, fifo.put, fifo.get)
-
-
-def pairs_queue(count):
-    """``queue.Queue``: bounded, the standard library's nearest to a channel."""
-    fifo = queue.Queue(16)
-    return pairs(count, fifo.put, fifo.get)
-
-
-def pairs_deque(count):
-    """``collections.deque``: no waiting and no closing, so no channel, but the floor of a hand-over."""
-    fifo = deque()
-    return pairs(count, fifo.append, fifo.popleft)
-
-
-def pairs_gevent(count):
-    """``gevent.queue.SimpleQueue`` inside a greenlet."""
-    import gevent
-    from gevent.queue import SimpleQueue
-
-    fifo = SimpleQueue(16)
-    return gevent.spawn(pairs, count, fifo.put, fifo.get).get()
 
 
 def pipeline(count, put, get):
@@ -128,6 +84,78 @@ class Pair:
 
     def time_pair(self, side):
         self.run(self.count)
+
+
+def between_tasks(count, *, capacity):
+    """``count`` items from one task to another."""
+    from penstock import Channel, go
+
+    channel = Channel(capacity)
+
+    def produce():
+        item, send = object(), channel.send
+        for _ in repeat(None, count):
+            send(item)
+
+    def consume():
+        recv = channel.recv
+        for _ in repeat(None, count):
+            recv()
+
+    for task in [go(consume), go(produce)]:
+        task.result()
+
+
+class Capacity:
+    """How the cost of an item from one task to another falls with the channel's capacity: 20,000 of them.
+
+    Tasks park where it is small; how often for each item does not depend on the machine's mood.
+    """
+
+    params = ([0, 1, 16, 256, 1024, 65536, None],)
+    param_names = ("capacity",)
+    count = 20_000
+    number = 1
+    unit = "parks"
+
+    def setup(self, capacity):
+        from .versions import needs
+
+        needs("go", "Channel", "default_runtime", *(["after"] if capacity is None else []))
+
+    def time_item(self, capacity):
+        between_tasks(self.count, capacity=capacity)
+
+    def track_parks(self, capacity):
+        from penstock import default_runtime
+
+        before = default_runtime().stats().parks
+        between_tasks(self.count, capacity=capacity)
+        return (default_runtime().stats().parks - before) / self.count
+
+
+class Held:
+    """The process's peak memory with a million items in a queue: the items are one and the same."""
+
+    params = (["penstock.Channel", "penstock.Channel(None)", "queue.SimpleQueue", "queue.Queue"],)
+    param_names = ("side",)
+    count = 1_000_000
+
+    def setup(self, side):
+        if side.startswith("penstock"):
+            from .versions import needs
+
+            needs("Channel", *(["after"] if "None" in side else []))
+
+    def peakmem_held(self, side):
+        if side.startswith("penstock"):
+            from penstock import Channel
+
+            put = Channel(None if "None" in side else self.count).send
+        else:
+            put = getattr(queue, side.removeprefix("queue."))().put
+        for _ in repeat(None, self.count):
+            put(None)
 
 
 class UnboundedPipeline:

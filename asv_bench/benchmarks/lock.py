@@ -6,25 +6,8 @@ Each side is a function of a count that returns the nanoseconds it took, its loo
 import asyncio
 import threading
 from itertools import repeat
-from time import perf_counter_ns as now
 
-
-def blocks(count, lock):
-    """Time ``count`` times ``with lock``."""
-    start = now()
-    for _ in repeat(None, count):
-        with lock:
-            pass
-    return now() - start
-
-
-async def async_blocks(count, lock):
-    """Time ``count`` times ``async with lock``."""
-    start = now()
-    for _ in repeat(None, count):
-        async with lock:
-            pass
-    return now() - start
+from .work.lock import async_blocks, blocks
 
 
 def blocks_penstock(count):

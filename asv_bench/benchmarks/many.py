@@ -5,8 +5,9 @@ are there before the clock starts.
 """
 
 import queue
-from itertools import repeat
 from time import perf_counter_ns as now
+
+from .work.many import one_by_one, singles_penstock
 
 BATCH = 1000
 
@@ -33,25 +34,6 @@ def batches_penstock(count, *, capacity=1024, kind=list):
 def batches_penstock_iterator(count):
     """The same of an iterator, which is read one item at a time."""
     return batches_penstock(count, kind=iter)
-
-
-def one_by_one(count, put, get):
-    """``BATCH`` times ``put(item)``, then as often ``get()``, kept in a list."""
-    item = object()
-    start = now()
-    for _ in repeat(None, count // BATCH):
-        for _ in repeat(None, BATCH):
-            put(item)
-        [get() for _ in repeat(None, BATCH)]
-    return now() - start
-
-
-def singles_penstock(count):
-    """`send` and `recv`, an item each."""
-    from penstock import Channel, go
-
-    channel = Channel(1024)
-    return go(one_by_one, count, channel.send, channel.recv).result()
 
 
 def batches_simple_queue(count):

@@ -6,95 +6,7 @@ by itself. Ours meet on rendezvous channels; asyncio and threads have none, so t
 fill, the cheapest they offer.
 """
 
-import asyncio
-import queue
-from functools import partial
-from itertools import repeat
-from threading import Thread
-from time import perf_counter_ns as now
-
-
-def ping(count, send, recv, begin):
-    """Send and wait for the answer, ``count`` times, once ``begin()`` has started the other end."""
-    begin()
-    item = object()
-    start = now()
-    for _ in repeat(None, count):
-        send(item)
-        recv()
-    return now() - start
-
-
-def pong(count, recv, send):
-    """Send back what comes, ``count`` times."""
-    for _ in repeat(None, count):
-        send(recv())
-
-
-async def ping_async(count, send, recv, begin):
-    """As ``ping``, awaiting both."""
-    begin()
-    item = object()
-    start = now()
-    for _ in repeat(None, count):
-        await send(item)
-        await recv()
-    return now() - start
-
-
-async def pong_async(count, recv, send):
-    """As ``pong``, awaiting both."""
-    for _ in repeat(None, count):
-        await send(await recv())
-
-
-def pingpong_penstock(count):
-    """Two plain tasks over two rendezvous channels."""
-    from penstock import Channel, go
-
-    there, back = Channel(0), Channel(0)
-    return go(ping, count, there.send, back.recv, partial(go, pong, count, there.recv, back.send)).result()
-
-
-def pingpong_penstock_async(count):
-    """Two ``async def`` tasks over two rendezvous channels."""
-    from penstock import Channel, go
-
-    there, back = Channel(0), Channel(0)
-    begin = partial(go, pong_async, count, there.arecv, back.asend)
-    return go(ping_async, count, there.asend, back.arecv, begin).result()
-
-
-def pingpong_asyncio(count):
-    """Two asyncio tasks over two ``asyncio.Queue``."""
-
-    async def main():
-        there, back = asyncio.Queue(), asyncio.Queue()
-        other = asyncio.ensure_future(pong_async(count, there.get, back.put))
-        elapsed = await ping_async(count, there.put, back.get, lambda: other)
-        await other
-        return elapsed
-
-    return asyncio.run(main())
-
-
-def pingpong_threads(count, make=queue.SimpleQueue):
-    """Two threads over two queues."""
-    there, back = make(), make()
-    other = Thread(target=pong, args=(count, there.get, back.put))
-    elapsed = ping(count, there.put, back.get, other.start)
-    other.join()
-    return elapsed
-
-
-def pingpong_gevent(count):
-    """Two greenlets over two rendezvous channels of gevent's."""
-    import gevent
-    from gevent.queue import Channel
-
-    there, back = Channel(), Channel()
-    begin = partial(gevent.spawn, pong, count, there.get, back.put)
-    return gevent.spawn(ping, count, there.put, back.get, begin).get()
+from .work.pingpong import pingpong_asyncio, pingpong_penstock, pingpong_penstock_async, pingpong_threads
 
 
 class RoundTrip:
@@ -119,3 +31,25 @@ class RoundTrip:
 
     def time_round_trip(self, side):
         self.run(self.count)
+
+
+class Parks:
+    """How often a task gives up its worker for each round trip: at least twice, once on either side."""
+
+    params = (["plain tasks", "async def tasks"],)
+    param_names = ("side",)
+    count = 5_000
+    unit = "parks"
+
+    def setup(self, side):
+        from .versions import needs
+
+        needs("go", "Channel", "default_runtime")
+        self.run = {"plain tasks": pingpong_penstock, "async def tasks": pingpong_penstock_async}[side]
+
+    def track_parks(self, side):
+        from penstock import default_runtime
+
+        before = default_runtime().stats().parks
+        self.run(self.count)
+        return (default_runtime().stats().parks - before) / self.count

@@ -4,46 +4,7 @@ Each side is a function of a count that returns the nanoseconds it took, its loo
 of the cases ready, each in its turn, and selects over all of them: on the side of Go too.
 """
 
-import asyncio
-from itertools import repeat
-from time import perf_counter_ns as now
-
-
-def turns(count, select, a, b, c, d):
-    """Send on one of four channels and select over the four, ``count`` times."""
-    item = object()
-    sends = a.send, b.send, c.send, d.send
-    start = now()
-    for _ in repeat(None, count // 4):
-        for send in sends:
-            send(item)
-            select(a, b, c, d)
-    return now() - start
-
-
-def ready_penstock(count):
-    """From inside one task, over four channels of capacity 1."""
-    from penstock import Channel, go, select
-
-    return go(turns, count, select, *(Channel(1) for _ in range(4))).result()
-
-
-def ready_asyncio(count):
-    """``asyncio.wait`` for the first of four futures; one has its result."""
-
-    async def main():
-        loop = asyncio.get_running_loop()
-        make, wait, first = loop.create_future, asyncio.wait, asyncio.FIRST_COMPLETED
-        futures = [make() for _ in range(4)]
-        start = now()
-        for _ in repeat(None, count // 4):
-            for at in range(4):
-                futures[at].set_result(None)
-                await wait(futures, return_when=first)
-                futures[at] = make()
-        return now() - start
-
-    return asyncio.run(main())
+from .work.selects import ready_asyncio, ready_penstock
 
 
 class Ready:

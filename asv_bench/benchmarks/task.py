@@ -1,48 +1,19 @@
 """What a task costs from its creation to its end, beside asyncio's and the thread pool's.
 
-Each side is a function of a count that returns the nanoseconds it took, its loop included. figures.py
-asks the same functions. Handles are kept until the clock has stopped and dropped after it; the
-collector stays on. Every side waits for each of its tasks, as Go's waits on a WaitGroup.
+Each side is a function of a count that returns the nanoseconds it took, its loop included. Handles
+are kept until the clock has stopped and dropped after it; the collector stays on. Every side waits for each
+of its tasks, as Go's waits on a WaitGroup.
 """
 
-import asyncio
 import gc
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from time import perf_counter_ns as now
 
-WORKERS = 2  # threads of the thread pool, as many as figures.py gives the other sides
+from .work.task import empty, empty_coroutine, spawn_asyncio, spawn_executor, spawn_penstock
+
+WORKERS = 2  # threads of the thread pool, as many as the other sides have workers
 
 mark = ContextVar("mark")
-
-
-def empty():
-    """Do nothing: what is left is the cost of the task."""
-
-
-async def empty_coroutine():
-    """Do nothing, as a coroutine."""
-
-
-def spawn_penstock(count, *, fn=empty, own_context=False):
-    """Spawn from inside one task. The last task is waited for first.
-
-    A new task goes to the run-next slot and the older ones before it in the queue, so waiting from the
-    last to the first parks the spawner a few times; from the first to the last would park it once per
-    task, and a counter in the tasks would measure the counter.
-    """
-    from penstock import go
-
-    def spawn():
-        if own_context:
-            mark.set("of the spawner")
-        start = now()
-        handles = [go(fn) for _ in range(count)]
-        for handle in reversed(handles):
-            handle.result()
-        return now() - start
-
-    return go(spawn).result()
 
 
 def spawn_group(count, *, fn=empty):
@@ -58,44 +29,6 @@ def spawn_group(count, *, fn=empty):
         return elapsed
 
     return go(spawn).result()
-
-
-def spawn_asyncio(count, *, own_context=False):
-    """``asyncio.gather`` with the default task factory."""
-
-    async def spawn():
-        if own_context:
-            mark.set("of the spawner")
-        start = now()
-        handles = [asyncio.ensure_future(empty_coroutine()) for _ in range(count)]
-        await asyncio.gather(*handles)
-        return now() - start
-
-    return asyncio.run(spawn())
-
-
-def spawn_executor(count):
-    """``ThreadPoolExecutor.submit`` with its threads already running."""
-    with ThreadPoolExecutor(WORKERS) as executor:
-        list(executor.map(id, range(WORKERS)))
-        start = now()
-        handles = [executor.submit(empty) for _ in range(count)]
-        for handle in reversed(handles):
-            handle.result()
-        return now() - start
-
-
-def spawn_gevent(count):
-    """``gevent.spawn`` and ``joinall``, the spawner being a greenlet itself."""
-    import gevent
-
-    def spawn():
-        start = now()
-        handles = [gevent.spawn(empty) for _ in range(count)]
-        gevent.joinall(handles)
-        return now() - start
-
-    return gevent.spawn(spawn).get()
 
 
 class Spawn:
@@ -116,6 +49,27 @@ class Spawn:
 
     def time_spawn(self, side, context):
         self.run(self.count, own_context=context == "one variable")
+
+
+class Tasks:
+    """How the cost of tasks grows with how many there are at once: time, and the process's peak memory."""
+
+    params = ([1_000, 10_000, 100_000, 1_000_000],)
+    param_names = ("count",)
+    number = 1
+    timeout = 120
+
+    def setup(self, count):
+        from .versions import needs
+
+        needs("go")
+        gc.collect()
+
+    def time_spawn(self, count):
+        spawn_penstock(count)
+
+    def peakmem_spawn(self, count):
+        spawn_penstock(count)
 
 
 class SpawnForms:

@@ -5,77 +5,18 @@ made before the clock starts and ended after it stopped. Without the GIL two wor
 much, and starting tasks must not get dearer with them; with it, one worker runs Python at a time.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns as now
+
+from .work.workers import computing_executor, computing_penstock, spawn_inside, spawn_outside
 
 STEPS = 20_000  # of a task that computes: about a millisecond
 
 
-def compute(steps=STEPS):
-    """Keep a processor busy."""
-    total = 0
-    for step in range(steps):
-        total += step & 3
-    return total
+def spawn_tree(count, *, workers, look=None):
+    """Tasks that start two tasks each, until there are ``count``. One task gathers them, from the root.
 
-
-def empty():
-    """Do nothing."""
-
-
-def finish(handles):
-    """Wait for all, the last one first."""
-    for handle in reversed(handles):
-        handle.result()
-
-
-def computing_penstock(count, *, workers):
-    """Tasks that compute, started and waited for by an ordinary thread."""
-    from penstock import Runtime
-
-    with Runtime(workers=workers) as runtime:
-        finish([runtime.go(compute) for _ in range(workers)])
-        start = now()
-        finish([runtime.go(compute) for _ in range(count)])
-        return now() - start
-
-
-def computing_executor(count, *, workers):
-    """The same on the standard library's thread pool."""
-    with ThreadPoolExecutor(workers) as executor:
-        finish([executor.submit(compute) for _ in range(workers)])
-        start = now()
-        finish([executor.submit(compute) for _ in range(count)])
-        return now() - start
-
-
-def spawn_outside(count, *, workers):
-    """Empty tasks started and waited for by an ordinary thread."""
-    from penstock import Runtime
-
-    with Runtime(workers=workers) as runtime:
-        finish([runtime.go(empty) for _ in range(workers)])
-        start = now()
-        finish([runtime.go(empty) for _ in range(count)])
-        return now() - start
-
-
-def spawn_inside(count, *, workers):
-    """Empty tasks started and waited for by one task."""
-    from penstock import Runtime
-
-    with Runtime(workers=workers) as runtime:
-
-        def spawn():
-            start = now()
-            finish([runtime.go(empty) for _ in range(count)])
-            return now() - start
-
-        return runtime.go(spawn).result()
-
-
-def spawn_tree(count, *, workers):
-    """Tasks that start two tasks each, until there are ``count``. One task gathers them, from the root."""
+    Before it ends the runtime is shown to ``look``.
+    """
     from penstock import Runtime
 
     with Runtime(workers=workers) as runtime:
@@ -97,13 +38,16 @@ def spawn_tree(count, *, workers):
                 raise AssertionError(f"{seen} of {count} tasks ran")
             return elapsed
 
-        return go(gather).result()
+        elapsed = go(gather).result()
+        if look is not None:
+            look(runtime)
+        return elapsed
 
 
 class Computing:
     """Time for 100 tasks that compute a millisecond each, by how many workers run them."""
 
-    params = (["penstock", "ThreadPoolExecutor"], [1, 2])
+    params = (["penstock", "ThreadPoolExecutor"], [1, 2, 4, 8])
     param_names = ("side", "workers")
     count = 100
     number = 1
@@ -122,7 +66,7 @@ class Computing:
 class SpawnFrom:
     """Time to start and finish 50,000 empty tasks, by who starts them and how many workers there are."""
 
-    params = (["outside", "one task", "a tree of tasks"], [1, 2, 4])
+    params = (["outside", "one task", "a tree of tasks"], [1, 2, 4, 8])
     param_names = ("place", "workers")
     count = 50_000
     number = 1
@@ -135,3 +79,26 @@ class SpawnFrom:
 
     def time_spawn(self, place, workers):
         self.run(self.count, workers=workers)
+
+
+class Traffic:
+    """What 50,000 tasks of a tree cause between workers, for each task: thefts, and parks of tasks."""
+
+    params = ([1, 2, 4, 8],)
+    param_names = ("workers",)
+    count = 50_000
+    unit = "per task"
+
+    def setup(self, workers):
+        from .versions import needs
+
+        needs("Runtime")
+        seen = []
+        spawn_tree(self.count, workers=workers, look=lambda runtime: seen.append(runtime.stats()))
+        (self.stats,) = seen
+
+    def track_steals(self, workers):
+        return self.stats.steals / self.count
+
+    def track_parks(self, workers):
+        return self.stats.parks / self.count

@@ -44,9 +44,21 @@ from penstock.completion import (
 from penstock.deadline import move_on_after, timeout
 from penstock.exceptions import Cancelled, ChannelClosed, Deadlock, Empty, Full, PenstockError
 from penstock.executor import Executor
+from penstock.gc_pacing import GcManager, GcPauses, GcPolicy, manage_gc
 from penstock.group import Group
 from penstock.map_results import map
-from penstock.memory import Buffer, BufferNodeStats, BufferPool, BufferStats, buffers
+from penstock.memory import (
+    Borrowed,
+    Buffer,
+    BufferNodeStats,
+    BufferPool,
+    BufferScope,
+    BufferStats,
+    ObjectPool,
+    ObjectStats,
+    buffers,
+)
+from penstock.memviz import memviz
 from penstock.pinned import pinned
 from penstock.runtime import Runtime, RuntimeStats, configure, default_runtime
 from penstock.sync import Barrier, Condition, Event, Lock, Once, Semaphore, WaitGroup
@@ -60,9 +72,11 @@ __all__ = [
     "AtomicInt",
     "AtomicRef",
     "Barrier",
+    "Borrowed",
     "Buffer",
     "BufferNodeStats",
     "BufferPool",
+    "BufferScope",
     "BufferStats",
     "Cancelled",
     "Channel",
@@ -75,9 +89,14 @@ __all__ = [
     "Event",
     "Executor",
     "Full",
+    "GcManager",
+    "GcPauses",
+    "GcPolicy",
     "Group",
     "Lock",
     "Node",
+    "ObjectPool",
+    "ObjectStats",
     "Once",
     "PenstockError",
     "Rate",
@@ -102,7 +121,9 @@ __all__ = [
     "configure",
     "default_runtime",
     "go",
+    "manage_gc",
     "map",
+    "memviz",
     "move_on_after",
     "pinned",
     "select",

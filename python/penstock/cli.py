@@ -1,4 +1,4 @@
-"""The command line: ``penstock run``, ``penstock topology``, ``penstock --version``.
+"""The command line: ``penstock bench``, ``memviz``, ``run``, ``topology`` and ``--version``.
 
 ``run`` gives a program the shape of a Go program: the file is executed as a module, then its ``main()`` runs
 as the first task. The main thread only waits for it, so that Ctrl-C is always seen.
@@ -40,9 +40,23 @@ INTERRUPTED = 128 + 2  # as shells report a process that SIGINT ended
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in ``argv`` (by default the process's own) and returns its exit status."""
+    args = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if args[:1] == ["bench"]:
+            # Its options are its own, and read late: no other command waits for the import.
+            from penstock.bench import command
+
+            return command.main(args[1:])
+        return _dispatch(args)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _dispatch(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="penstock", description="A concurrency runtime for Python.")
     parser.add_argument("--version", action="store_true", help="print the version and how this build runs")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("bench", help="measure penstock beside its peers, in one run")
     run = commands.add_parser(
         "run",
         help="run the main() of a program as the first task",
@@ -51,20 +65,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("file", metavar="FILE", help="a Python file with a function main()")
     run.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="its sys.argv[1:]")
     commands.add_parser("topology", help="show nodes, CPUs, distances, and where workers are placed")
-    options = parser.parse_args(argv)
+    memviz = commands.add_parser(
+        "memviz",
+        help="draw a map of a demo program's buffers",
+        description="Runs a small program with buffers of many sizes, then writes a map of its pool.",
+    )
+    memviz.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE.svg",
+        required=True,
+        help="where the map goes; its figures go beside it, as FILE.json",
+    )
+    options = parser.parse_args(args)
 
     if options.version:
         print(_version())
         return 0
     if options.command is None:
-        parser.error("expected a command: run or topology")
-    try:
-        if options.command == "topology":
-            print(topology.describe())
-            return 0
-        return _run(run, options.file, options.args)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        parser.error("expected a command: bench, memviz, run or topology")
+    if options.command == "topology":
+        print(topology.describe())
+        return 0
+    if options.command == "memviz":
+        return _memviz(memviz, options.output)
+    return _run(run, options.file, options.args)
 
 
 def _version() -> str:
@@ -115,6 +140,21 @@ def _run(parser: argparse.ArgumentParser, file: str, args: list[str]) -> int:
     status = 0 if failure is None else _report(failure)
     _summarise(time.perf_counter() - started)
     return INTERRUPTED if interrupted else status
+
+
+def _memviz(parser: argparse.ArgumentParser, path: str) -> int:
+    from penstock._memviz import demo
+
+    try:
+        with demo.running(penstock.buffers) as kept:
+            penstock.memviz(path)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"cannot write {path!r}: {error.strerror}")
+    beside = os.path.splitext(path)[0] + ".json"  # noqa: PTH122 - as `memviz` names it
+    print(f"{path}: the {kept:,} buffers that a demo program holds; the figures are in {beside}")
+    return 0
 
 
 def _wait_for_main(function: Callable[[], object]) -> tuple[BaseException | None, bool]:

@@ -1,4 +1,4 @@
-"""Pooled buffers: memory that is lent, and lent again when it comes back.
+"""Pools: memory, and objects of any kind, that are lent, and lent again when they come back.
 
 >>> from penstock import buffers
 >>> with buffers.acquire(65536) as buffer:
@@ -11,9 +11,31 @@ from __future__ import annotations
 
 from typing import Final
 
-from penstock._core import Buffer, BufferNodeStats, BufferPool, BufferStats
+from penstock import _debug
+from penstock._core import (
+    Borrowed,
+    Buffer,
+    BufferNodeStats,
+    BufferPool,
+    BufferScope,
+    BufferStats,
+    ObjectPool,
+    ObjectStats,
+)
 
-__all__ = ["Buffer", "BufferNodeStats", "BufferPool", "BufferStats", "buffers"]
+__all__ = [
+    "Borrowed",
+    "Buffer",
+    "BufferNodeStats",
+    "BufferPool",
+    "BufferScope",
+    "BufferStats",
+    "ObjectPool",
+    "ObjectStats",
+    "buffers",
+]
+
+_debug.watch_buffers()
 
 buffers: Final = BufferPool()
 """The default pool: it has no limit and does not clear what it lends."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Literal, assert_type
 
 from penstock import (
@@ -29,9 +30,11 @@ from penstock import (
     aselect,
     asleep,
     await_,
+    buffers,
     default_runtime,
     go,
     map,
+    memviz,
     move_on_after,
     select,
     select_nowait,
@@ -261,3 +264,11 @@ select_nowait(figures, timeout=0)  # type: ignore[call-overload]
 async def selects() -> None:
     assert_type(await aselect(figures), Selected[int])
     assert_type(await aselect((texts, "x")), Selected[None])
+
+
+# memviz: any path of text, a pool by name
+
+assert_type(memviz("heap.svg"), None)
+memviz(Path("heap.svg"), pool=buffers)
+memviz(b"heap.svg")  # type: ignore[arg-type]
+memviz("heap.svg", buffers)  # type: ignore[call-arg, misc, unused-ignore]

@@ -172,7 +172,7 @@ pub enum Caller {
     },
     /// A thread, which blocks.
     Thread(&'static ThreadWaiter, Wait),
-    /// A plain task that must not leave its stack now, and so blocks its thread.
+    /// A task that must not leave its stack now, and so blocks its thread.
     Blocked {
         task: NonNull<TaskObject>,
         thread: &'static ThreadWaiter,
@@ -191,22 +191,13 @@ impl Caller {
         let Some((machine, task, stack)) = running_task() else {
             return Ok(Caller::Thread(ThreadWaiter::here(), wait));
         };
-        // SAFETY: it runs on this very stack, so it is alive.
-        let kind = unsafe { task.as_ref() }.kind();
-        if kind == Kind::Coroutine {
-            let message = format!(
-                "{call} would have to wait, which a coroutine cannot do in a plain call: use '{awaitable}'"
-            );
-            return Err(raise(py, PyRuntimeError::new_err(message)));
+        // Who only happens to run the collector, an import or a log handler is not to blame for what that waits for.
+        let must_block = must_block_thread(py)?;
+        if !must_block {
+            // SAFETY: it runs on this very stack, so it is alive.
+            refuse_to_park(py, unsafe { task.as_ref() }, call, awaitable)?;
         }
-        if event_loop_runs(py)? {
-            let message = format!(
-                "{call} would have to park a task whose thread runs an event loop: use '{awaitable}' in its \
-                 coroutines, or another task"
-            );
-            return Err(raise(py, PyRuntimeError::new_err(message)));
-        }
-        let may_park = !must_block_thread(py)? && {
+        let may_park = !must_block && {
             // SAFETY: it runs on this very stack, so it is alive.
             debug::look_at_locks(py, unsafe { task.as_ref() }, call)?;
             // SAFETY: on the stack's thread.
@@ -412,10 +403,26 @@ pub fn raise_interrupt(
     interrupts: &Interrupts,
 ) -> Raised {
     if core.is_some_and(penstock_core::task::Task::take_cancel) {
-        interrupts.spend_all();
+        interrupts.cancelled(py);
         return Failure::Cancelled.raise(py, "the task was cancelled");
     }
     interrupts.raise(py)
+}
+
+/// A garbage collection on this thread has ended: what interrupted a wait inside it is raised again at the next one.
+pub fn collection_ends() {
+    if let Some((_, task, _)) = running_task() {
+        // SAFETY: it runs on this very stack, so it is alive.
+        let task = unsafe { task.as_ref() };
+        if task.interrupts().restore() {
+            task.core().keep_cancel();
+        }
+    } else {
+        // SAFETY: null, or alive until the thread's end.
+        let thread = unsafe { THREAD.get().as_ref() };
+        let is_task = thread.is_some_and(|thread| thread.interrupts.restore());
+        debug_assert!(!is_task, "a thread is not cancelled");
+    }
 }
 
 /// The task that runs on this thread now, with its machine and stack.
@@ -513,8 +520,14 @@ unsafe fn block(
             if thread.waiter.disarm(epoch, Outcome::Interrupted) {
                 return Err(Raised);
             }
-            // SAFETY: attached. It has ended after all.
-            unsafe { ffi::PyErr_Clear() };
+            // It has ended after all.
+            // SAFETY: attached.
+            if unsafe { ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) } == 0 {
+                raise_later();
+            } else {
+                // SAFETY: as above.
+                unsafe { ffi::PyErr_Clear() };
+            }
         }
     }
 }
@@ -559,10 +572,28 @@ pub fn is_main_thread() -> bool {
     unsafe { libc::pthread_main_np() == 1 }
 }
 
-/// Whether the calling plain task's thread runs an asyncio event loop now.
-fn event_loop_runs(py: Python<'_>) -> Result<bool, Raised> {
+/// Raises where the calling task cannot park in a plain call: it is a coroutine, or its thread runs an event loop.
+fn refuse_to_park(
+    py: Python<'_>,
+    task: &TaskObject,
+    call: &str,
+    awaitable: &str,
+) -> Result<(), Raised> {
+    if task.kind() == Kind::Coroutine {
+        let message = format!(
+            "{call} would have to wait, which a coroutine cannot do in a plain call: use '{awaitable}'"
+        );
+        return Err(raise(py, PyRuntimeError::new_err(message)));
+    }
     let running = event_loop::running_asyncio_loop(py).map_err(|error| raise(py, error))?;
-    Ok(running.is_some())
+    if running.is_some() {
+        let message = format!(
+            "{call} would have to park a task whose thread runs an event loop: use '{awaitable}' in its \
+             coroutines, or another task"
+        );
+        return Err(raise(py, PyRuntimeError::new_err(message)));
+    }
+    Ok(())
 }
 
 /// Whether the calling task must keep its stack: other tasks would find a half-made world on this thread.

@@ -57,8 +57,8 @@ fn quiescence() -> Option<[u64; 2]> {
 }
 
 impl Watch {
-    /// Sets `Deadlock` and says so, if nothing can end the caller's `wait` any more. Called by the main thread after
-    /// each slice.
+    /// Sets `Deadlock` and says so, if nothing can end the caller's `wait` any more; or what a signal handler has raised
+    /// meanwhile, Ctrl-C for instance. Called by the main thread after each slice.
     ///
     /// # Safety
     /// Attached, with no exception set, and nothing alive in the frames up to the raw entry that has a destructor.
@@ -88,6 +88,9 @@ impl Watch {
         unsafe {
             let deadlock = ask(Python::assume_attached(), wait);
             if deadlock.is_null() {
+                if ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) == 0 {
+                    return true;
+                }
                 ffi::PyErr_WriteUnraisable(ptr::null_mut());
                 return false;
             }

@@ -9,9 +9,9 @@
  * 3. Free-threaded 3.14: strong references for a fiber that is about to leave its stack
  *    (`penstock_hold_deferred`).
  * 4. A moment in which no other thread is attached (`penstock_stop_the_world`).
- *
- * 4. Whether two contexts have the same variables (`penstock_same_variables`).
- * 5. References that another thread may drop (`penstock_share`).
+ * 5. Whether two contexts have the same variables (`penstock_same_variables`).
+ * 6. Which code called, without frame objects (`penstock_spots`).
+ * 7. Free-threaded: an exception that whoever drops it frees (`penstock_disown_exception`).
  *
  * Why 3 is needed. Without the GIL, references on the evaluation stack to functions, code, classes,
  * methods and modules are not counted ("deferred"): the collector finds them in a walk over the frames of
@@ -207,6 +207,46 @@ penstock_runs_in_file(PyObject *filename)
     }
     return 0;
 }
+/* Sites --------------------------------------------------------------------------------------- */
+
+/* A place in code that runs: the code, a strong reference, and how many bytes into its instructions. */
+struct penstock_spot {
+    PyObject *code;
+    int offset;
+};
+
+/* Fills `spots` with where the Python frames of this greenlet stand, the innermost first, at most `room` of them; says
+ * how many there were. Makes no frame objects and no strings: a line number is looked up by whoever wants to read it. */
+int
+penstock_spots(struct penstock_spot *spots, int room)
+{
+    PyThreadState *state = current_thread();
+#if PY_VERSION_HEX >= 0x030D0000
+    struct _PyInterpreterFrame *frame = state->current_frame;
+#else
+    struct _PyInterpreterFrame *frame = state->cframe->current_frame;
+#endif
+    int count = 0;
+    for (; frame != NULL && count < room; frame = frame->previous) {
+        if (_PyFrame_IsIncomplete(frame)) {
+            continue;
+        }
+#if PY_VERSION_HEX >= 0x030E0000
+        PyObject *code = PyStackRef_AsPyObjectBorrow(frame->f_executable);
+#elif PY_VERSION_HEX >= 0x030D0000
+        PyObject *code = frame->f_executable;
+#else
+        PyObject *code = (PyObject *)frame->f_code;
+#endif
+        if (code != NULL && PyCode_Check(code)) {
+            spots[count].code = Py_NewRef(code);
+            spots[count].offset = _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT);
+            count += 1;
+        }
+    }
+    return count;
+}
+
 /* Deferred references ------------------------------------------------------------------------- */
 
 #ifdef Py_GIL_DISABLED
@@ -413,6 +453,56 @@ penstock_hold_deferred(struct penstock_hold **hold)
 refuse:
     penstock_drop_deferred(*hold);
     return -1;
+}
+
+/* Lets whichever thread drops the last reference to `object` free it, if it belongs to this one: `_Py_ExplicitMergeRefcount`,
+ * which extensions do not get. The caller has a reference. */
+static void
+disown(PyObject *object)
+{
+    if (_Py_atomic_load_uintptr_relaxed(&object->ob_tid) != _Py_ThreadId()) {
+        return;
+    }
+    uint32_t local = _Py_atomic_load_uint32_relaxed(&object->ob_ref_local);
+    if (local == _Py_IMMORTAL_REFCNT_LOCAL) {
+        return;
+    }
+    Py_ssize_t shared = _Py_atomic_load_ssize_relaxed(&object->ob_ref_shared);
+    Py_ssize_t merged;
+    do {
+        Py_ssize_t count = Py_ARITHMETIC_RIGHT_SHIFT(Py_ssize_t, shared, _Py_REF_SHARED_SHIFT) + local;
+        merged = _Py_REF_SHARED(count, _Py_REF_MERGED);
+    } while (!_Py_atomic_compare_exchange_ssize(&object->ob_ref_shared, &shared, merged));
+    _Py_atomic_store_uint32_relaxed(&object->ob_ref_local, 0);
+    _Py_atomic_store_uintptr_relaxed(&object->ob_tid, 0);
+}
+
+/* So many exceptions of a chain, which may have a cycle. */
+#define DISOWNED_CHAIN_MAX 8
+
+/* Disowns an exception, what it came from, their tracebacks and the frames of those: as they go, so does what the frames
+ * refer to. May free what another thread has just taken out of a traceback, and so run Python code. */
+void
+penstock_disown_exception(PyObject *exception)
+{
+    Py_INCREF(exception);
+    for (int depth = 0; exception != NULL && depth < DISOWNED_CHAIN_MAX; depth++) {
+        disown(exception);
+        PyObject *traceback = PyException_GetTraceback(exception);
+        while (traceback != NULL) {
+            disown(traceback);
+            PyObject *frame, *next;
+            Py_BEGIN_CRITICAL_SECTION(traceback);
+            frame = Py_NewRef(((PyTracebackObject *)traceback)->tb_frame);
+            next = Py_XNewRef(((PyTracebackObject *)traceback)->tb_next);
+            Py_END_CRITICAL_SECTION();
+            disown(frame);
+            Py_DECREF(frame);
+            Py_SETREF(traceback, next);
+        }
+        Py_SETREF(exception, PyException_GetContext(exception));
+    }
+    Py_XDECREF(exception);
 }
 
 /* Gives back the memory of a hold, which may be NULL. What it still holds stays alive for good. Needs no

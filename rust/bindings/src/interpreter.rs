@@ -35,6 +35,7 @@ mod shim {
         pub fn penstock_function_kind(callable: *mut PyObject) -> c_int;
         pub fn penstock_runs_in_file(filename: *mut PyObject) -> c_int;
         pub fn penstock_references_to(object: *mut PyObject) -> Py_ssize_t;
+        pub fn penstock_spots(spots: *mut super::Spot, room: c_int) -> c_int;
         pub fn penstock_stop_the_world();
         pub fn penstock_start_the_world();
     }
@@ -52,6 +53,7 @@ mod shim {
         pub fn penstock_hold_deferred(hold: *mut *mut Hold) -> c_int;
         pub fn penstock_drop_deferred(hold: *mut Hold);
         pub fn penstock_free_hold(hold: *mut Hold);
+        pub fn penstock_disown_exception(exception: *mut PyObject);
     }
 }
 
@@ -132,25 +134,35 @@ pub fn watch_collections(py: Python<'_>) -> PyResult<()> {
 
 /// An entry of `gc.callbacks`.
 #[pyfunction]
-fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) -> PyResult<()> {
+fn collection_begins(phase: &str, info: &Bound<'_, PyDict>) {
     if phase == "start" {
         // Ordering: Relaxed, because a thread acts only on what it stored itself.
         COLLECTOR.store(this_thread(), Ordering::Relaxed);
-        let generation = info.get_item(intern!(info.py(), "generation"))?;
-        if generation.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2)) {
+        if is_full(info) {
             crate::task::collection_begins();
         }
     }
-    Ok(())
 }
 
 /// An entry of `gc.callbacks`.
 #[pyfunction]
-fn collection_ends(phase: &str, _info: &Bound<'_, PyAny>) {
+fn collection_ends(phase: &str, info: &Bound<'_, PyDict>) {
     if phase == "stop" {
+        if is_full(info) {
+            crate::memory::age_idle_objects();
+        }
         // Ordering: Relaxed, as above.
         COLLECTOR.store(0, Ordering::Relaxed);
+        crate::boundary::collection_ends();
     }
+}
+
+/// Whether the collection is of every generation.
+fn is_full(info: &Bound<'_, PyDict>) -> bool {
+    let generation = info.get_item(intern!(info.py(), "generation"));
+    generation.is_ok_and(|found| {
+        found.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2))
+    })
 }
 
 /// Whether this thread holds the lock of a module that is being imported, where it must not run other
@@ -205,6 +217,38 @@ pub fn frames_match(_py: Python<'_>) -> bool {
 pub fn references_to(_py: Python<'_>, object: *mut PyObject) -> Py_ssize_t {
     // SAFETY: `_py` proves that the thread state is attached, and an argument is alive.
     unsafe { shim::penstock_references_to(object) }
+}
+
+/// Lets whoever drops the last reference to an exception free it, with its traceback and frames: see
+/// [`disown`](crate::object::disown), which is for objects that nobody else knows yet.
+#[cfg_attr(
+    not(Py_GIL_DISABLED),
+    expect(unused_variables, reason = "with the GIL anybody may")
+)]
+pub fn disown_exception(_py: Python<'_>, exception: *mut PyObject) {
+    // SAFETY: `_py` proves that the thread state is attached, and an argument is an exception, alive.
+    #[cfg(Py_GIL_DISABLED)]
+    unsafe {
+        shim::penstock_disown_exception(exception);
+    }
+}
+
+/// `struct penstock_spot`: a place in code that runs.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Spot {
+    /// The code, a strong reference.
+    pub code: *mut PyObject,
+    /// How many bytes into its instructions.
+    pub offset: c_int,
+}
+
+/// Where the Python frames of this greenlet stand, the innermost first; says how many of `spots` it has filled.
+pub fn calling_spots(_py: Python<'_>, spots: &mut [Spot]) -> usize {
+    let room = c_int::try_from(spots.len()).unwrap_or(c_int::MAX);
+    // SAFETY: `_py` proves that the thread state is attached, and there is room for as many.
+    let filled = unsafe { shim::penstock_spots(spots.as_mut_ptr(), room) };
+    usize::try_from(filled).unwrap_or(0)
 }
 
 /// The switch must not happen now: the call has to block its thread.

@@ -10,6 +10,9 @@
 //! all: the deadlines on the way are *spent* with it, so that the clean-up there may wait as long as it has to, and
 //! none of them takes the place of an interrupt that leads further.
 //!
+//! Inside a garbage collection an interrupt ends a wait as elsewhere, but what a finalizer raises is lost, and the finalizer
+//! may be that of anything. So it is *kept*, and raised once more after the collection, by [`Interrupts::restore`].
+//!
 //! Which deadline an expiry belongs to does not depend on how late it is noticed. A wait ends by the deadline that
 //! comes first, its own `timeout=` included; but one that had passed before the wait began outranks those inside it.
 
@@ -24,7 +27,10 @@ use std::{
 use penstock_core::wait::{Claim, WaiterRef};
 use pyo3::{exceptions::PyTimeoutError, prelude::*, types::PyType};
 
-use crate::error::{Failure, Raised, classes, raise};
+use crate::{
+    error::{Failure, Raised, classes, raise},
+    interpreter::is_collecting_here,
+};
 
 /// The number of a scope. No two of a process are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,12 +53,18 @@ struct Deadline {
     spent: bool,
     /// It has been raised.
     expired: bool,
+    /// It was spent in a collection, which gives it back.
+    kept: bool,
 }
 
 #[derive(Default)]
 struct Scopes {
     /// Those that want to interrupt.
     asked: Vec<ScopeId>,
+    /// Those whose interrupt was raised in a collection.
+    kept: Vec<ScopeId>,
+    /// So was the cancellation of the whole task.
+    cancel_kept: bool,
     /// The outermost first.
     deadlines: Vec<Deadline>,
     /// The thread that the task blocks now, because it must not park.
@@ -61,9 +73,11 @@ struct Scopes {
 
 impl Scopes {
     /// What is raised now leads out of everything from `scope` on.
-    fn spend_from(&mut self, scope: ScopeId) {
-        for deadline in &mut self.deadlines {
-            deadline.spent |= deadline.scope >= scope;
+    fn spend_from(&mut self, scope: ScopeId, is_kept: bool) {
+        let of_scope = |deadline: &&mut Deadline| deadline.scope >= scope && !deadline.spent;
+        for deadline in self.deadlines.iter_mut().filter(of_scope) {
+            deadline.spent = true;
+            deadline.kept = is_kept;
         }
     }
 
@@ -157,15 +171,22 @@ impl Interrupts {
     pub fn forget(&self, scope: ScopeId, closed: &AtomicBool) {
         // Ordering: SeqCst. This marks, then looks whether there are scopes; `ask` makes them, then looks at the mark.
         closed.store(true, Ordering::SeqCst);
-        self.with(|scopes| scopes.asked.retain(|asked| *asked != scope));
+        self.with(|scopes| {
+            scopes.asked.retain(|asked| *asked != scope);
+            scopes.kept.retain(|kept| *kept != scope);
+        });
     }
 
     /// Raises what the outermost one asked for.
     pub fn raise(&self, py: Python<'_>) -> Raised {
+        let is_kept = is_collecting_here(py);
         let outermost = self.with(|scopes| {
             let scope = scopes.asked.iter().copied().min()?;
             scopes.asked.retain(|asked| *asked != scope);
-            scopes.spend_from(scope);
+            if is_kept {
+                scopes.kept.push(scope);
+            }
+            scopes.spend_from(scope, is_kept);
             Some(scope)
         });
         let Some(scope) = outermost.flatten() else {
@@ -176,8 +197,29 @@ impl Interrupts {
     }
 
     /// A cancellation of the whole task is raised, which leads out of every scope.
-    pub fn spend_all(&self) {
-        self.with(|scopes| scopes.spend_from(ScopeId(0)));
+    pub fn cancelled(&self, py: Python<'_>) {
+        if is_collecting_here(py) {
+            self.with_new(|scopes| {
+                scopes.cancel_kept = true;
+                scopes.spend_from(ScopeId(0), true);
+            });
+        } else {
+            self.with(|scopes| scopes.spend_from(ScopeId(0), false));
+        }
+    }
+
+    /// A collection by the owner has ended: what was raised in it waits to be raised again. Says whether the cancellation of
+    /// the whole task was, which is not noted here.
+    #[must_use = "the cancellation is the task's to note"]
+    pub fn restore(&self) -> bool {
+        self.with(|scopes| {
+            let Scopes { asked, kept, .. } = scopes;
+            asked.append(kept);
+            for deadline in &mut scopes.deadlines {
+                deadline.spent &= !std::mem::take(&mut deadline.kept);
+            }
+            std::mem::take(&mut scopes.cancel_kept)
+        }) == Some(true)
     }
 
     // ---- deadlines ----
@@ -191,6 +233,7 @@ impl Interrupts {
             seconds,
             spent: false,
             expired: false,
+            kept: false,
         };
         self.with_new(|scopes| scopes.deadlines.push(deadline));
     }
@@ -230,7 +273,7 @@ impl Interrupts {
             if let Some(passed) = scopes.deadlines.iter().find(has_passed) {
                 // Those inside it are behind it, and their turn never comes.
                 let scope = ScopeId(passed.scope.0 + 1);
-                scopes.spend_from(scope);
+                scopes.spend_from(scope, false);
             }
             scopes.first()?.at
         });
@@ -239,6 +282,7 @@ impl Interrupts {
 
     /// A wait has ended at its [`limit`](Self::limit): raises the deadline that it was, if it was not `own`.
     pub fn raise_expired(&self, py: Python<'_>, own: Option<Instant>) -> Option<Raised> {
+        let is_kept = is_collecting_here(py);
         let expired = self.with(|scopes| {
             let first = scopes.first()?;
             if own.is_some_and(|own| first.at > Some(own)) {
@@ -246,7 +290,7 @@ impl Interrupts {
             }
             first.expired = true;
             let (scope, seconds) = (first.scope, first.seconds);
-            scopes.spend_from(scope);
+            scopes.spend_from(scope, is_kept);
             Some((scope, seconds))
         });
         let (scope, seconds) = expired.flatten()?;

@@ -14,6 +14,7 @@ mod debug;
 mod error;
 mod event_loop;
 mod fiber;
+mod gc;
 mod hot;
 mod interpreter;
 mod interrupt;
@@ -61,12 +62,16 @@ mod _core {
         },
         deadlock::{_ignore_deadlocks, _parked_tasks, _wait_of},
         debug::{_running_task, _trace_schedule, _watch_locks},
+        gc::GcPacer,
         interrupt::{_outranks, Mark},
         lock::{
             BarrierObject, ConditionObject, EventObject, LockObject, OnceObject, SemaphoreObject,
             WaitGroupObject,
         },
-        memory::{Buffer, BufferNodeStats, BufferPool, BufferStats},
+        memory::{
+            _watch_buffers, Borrowed, Buffer, BufferNodeStats, BufferPool, BufferScope,
+            BufferStats, ObjectPool, ObjectStats,
+        },
         pinned::{_pin, _unpin},
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},
         scope::{_seconds, ScopeObject},

@@ -57,11 +57,12 @@ call is cancelled or times out at that moment: then none, or the call returns. O
 at random, each alike, or the first of them with ``priority=True``. A closed channel is ready: a receive from it, once\n\
 it is drained, gives ``closed=True``. Where nothing is ready it stands in the line of each channel, as a ``recv()`` or\n\
 ``send()`` would. A send on a channel that drops values is always ready, one that would raise `Full` for want of room is\n\
-not ready, and waits; to a channel with a rate no case can send. Parks a task, blocks a thread. After Go's ``select``.\n\n\
+not ready, and waits; on a channel with a `Rate` it is ready when it is its turn, a token is there, and room: the token is\n\
+taken only if that case is. Parks a task, blocks a thread. After Go's ``select``.\n\n\
 Raises:\n    ChannelClosed: the case taken was a send, and its channel is closed.\n    \
 TimeoutError: ``timeout`` seconds passed first; 0 tries once.\n    \
 Cancelled: the task was cancelled while it waited.\n    \
-ValueError: there is no case, a case sends on a channel with a rate, or ``timeout`` is negative.\n    \
+ValueError: there is no case, or ``timeout`` is negative.\n    \
 TypeError: a case is neither a channel nor a tuple of one and a value.\n\n\
 >>> from penstock import Channel, select\n>>> words, numbers = Channel[str](1), Channel[int](1)\n\
 >>> numbers.send(7)\n>>> got = select(words, numbers)\n>>> got.index, got.value, got.channel is numbers\n\
@@ -72,7 +73,7 @@ Do one of several sends and receives if one can go on now, else return ``None``;
 Cases and result are those of `select`. It looks at all cases as at one moment: ``None`` means that at some moment\n\
 during the call none was ready.\n\n\
 Raises:\n    ChannelClosed: the case taken was a send, and its channel is closed.\n    \
-ValueError: there is no case, or one sends on a channel with a rate.\n    \
+ValueError: there is no case.\n    \
 TypeError: a case is neither a channel nor a tuple of one and a value.\n\n\
 >>> from penstock import Channel, select_nowait\n>>> words = Channel[str](1)\n>>> select_nowait(words) is None\nTrue\n\
 >>> select_nowait((words, \"one\")).index\n0\n";
@@ -212,25 +213,12 @@ unsafe fn case_of(
         if wanted == Direction::Send && (*core).is_timer() {
             return Err(refuse_send(py, channel));
         }
-        if wanted == Direction::Send && (*core).turnstile().is_some() {
-            return Err(refuse_rate(py, function, index));
-        }
         Ok(Case {
             passed,
             core,
             value,
         })
     }
-}
-
-/// Tokens are given out in a line of their own, in which a select does not stand.
-#[cold]
-fn refuse_rate(py: Python<'_>, function: &str, index: usize) -> Raised {
-    let message = format!(
-        "{function}(): case {index} sends on a channel with a rate, and such a send cannot be a case; use send() or \
-         send_nowait()"
-    );
-    raise(py, PyValueError::new_err(message))
 }
 
 /// Ends a plain call: drops what its send threw away, and tells of the pressure that it has changed.
@@ -655,6 +643,21 @@ impl Pending for Selecting {
         let values = self.cases.values.iter().flatten();
         for value in values.chain(&self.cases.thrown_away) {
             visit(value.as_ptr());
+        }
+    }
+}
+
+/// A call whose time ran out as it was to go on still has the turns of channels with a rate.
+impl Drop for Selecting {
+    fn drop(&mut self) {
+        if let Some(select) = self.select.as_mut().filter(|select| select.has_turns()) {
+            // SAFETY: values are dropped by attached threads.
+            let py = unsafe { Python::assume_attached() };
+            let raised = PyErr::take(py); // whoever is woken may be woken by Python code
+            select.leave(&self.cases);
+            if let Some(raised) = raised {
+                raised.restore(py);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p penstock-core --bench core` prints the median of some rounds and the spread. With `--questions` it
 //! answers `ROW COUNT` lines on its standard input with the nanoseconds that so many operations took, as the sides
-//! of `asv_bench/figures.py` do: `asv_bench/core_figures.py` asks it and a Go program in turn.
+//! of `penstock bench` do: `asv_bench/core_figures.py` asks it and a Go program in turn.
 //!
 //! Tasks run on the native host of the tests. Where only their start and end is measured, they are the least that the
 //! scheduler takes: their memory is the host's affair and made before the clock starts, and the last one says so.

@@ -10,6 +10,7 @@
 //! | [`park`] | blocking and waking one thread |
 //! | [`wait`] | who waits, the claim word that decides who ends a wait, and lists of waiters |
 //! | [`memory`] | pooled buffers: size classes, spans, caches, the budget |
+//! | [`gc`] | when to collect garbage, as arithmetic over readings |
 //! | [`task`] | the task cell: state, cancellation, who waits for it |
 //! | [`timer`] | deadlines |
 //! | [`scheduler`] | workers, machines, queues, and who runs what |
@@ -18,6 +19,7 @@
 
 pub mod atomic;
 pub mod channel;
+pub mod gc;
 pub mod lock;
 pub mod memory;
 pub mod park;

@@ -1,4 +1,4 @@
-//! Models of what is lock-free in `memory`: the list through which slots come home, and the gate of a cache.
+//! Models of what is lock-free in `memory`: the list through which slots come home, and the exports of a buffer.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p penstock-core --test loom_memory --release`.
 #![cfg(loom)]
@@ -8,12 +8,11 @@ use std::ptr::NonNull;
 use loom::{sync::Arc, thread};
 use penstock_core::{
     memory::{
-        SizeClass,
-        cache::{Cache, Chain, Link, REMOTE_SLOTS, RemoteList, Slot, visit},
-        gate::{Gate, heavy_fence},
+        Exports, Release, SizeClass,
+        cache::{Chain, Link, REMOTE_SLOTS, RemoteList, Slot},
         span::Span,
     },
-    sync::{Shared, UnsafeCell},
+    sync::{Guarded, Shared},
 };
 
 /// A slot known by a number, which stands for its address.
@@ -222,119 +221,138 @@ fn a_list_that_is_closed_stays_closed_whoever_looks() {
     });
 }
 
-/// What a gate keeps for one at a time. Loom sees two who touch it at once.
-struct Kept {
-    gate: Gate<Shared>,
-    value: UnsafeCell<u32>,
+/// A buffer: its memory, which must not be used once it is back, and its object, which must not be used once it is gone.
+struct Buffer {
+    exports: Exports<Shared>,
+    memory: loom::cell::UnsafeCell<u32>,
+    object: loom::cell::UnsafeCell<bool>,
+    returns: loom::sync::atomic::AtomicUsize,
 }
 
-// SAFETY: `value` is touched inside the gate alone, which is what the models check.
-unsafe impl Sync for Kept {}
+// SAFETY: loom's cells find every use that is not ordered.
+unsafe impl Sync for Buffer {}
 // SAFETY: as above.
-unsafe impl Send for Kept {}
+unsafe impl Send for Buffer {}
 
-impl Kept {
+impl Buffer {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            gate: Gate::default(),
-            value: UnsafeCell::new(0),
+            exports: Exports::default(),
+            memory: loom::cell::UnsafeCell::new(0),
+            object: loom::cell::UnsafeCell::new(true),
+            returns: loom::sync::atomic::AtomicUsize::new(0),
         })
     }
 
-    fn use_as_owner(&self) -> u32 {
-        if !self.gate.enter() {
-            return 0;
-        }
-        // SAFETY: inside, alone.
-        unsafe { *self.value.get() += 1 };
-        self.gate.leave();
-        1
+    /// Gives the memory back: nobody may use it any more.
+    fn give_back(&self) {
+        // SAFETY: loom looks for others.
+        self.memory.with_mut(|memory| unsafe { *memory += 1000 });
+        // Ordering: Relaxed, a count that is read when the threads have ended.
+        self.returns
+            .fetch_add(1, loom::sync::atomic::Ordering::Relaxed);
     }
 
-    fn use_as_visitor(&self) -> u32 {
-        if !self.gate.announce() {
-            return 0;
+    /// A use of the object, by one thread at a time or by several that only look.
+    fn look(&self) {
+        // SAFETY: loom looks for others.
+        assert!(self.object.with(|object| unsafe { *object }));
+    }
+
+    /// Uses the memory if it may, as a view does.
+    fn view(&self) {
+        if self.exports.begin().is_ok() {
+            // SAFETY: loom looks for others.
+            self.memory.with(|memory| assert_eq!(unsafe { *memory }, 0));
+            if self.exports.end() {
+                self.give_back();
+            }
         }
-        let inside = heavy_fence() && self.gate.is_left();
-        if inside {
-            // SAFETY: inside, alone.
-            unsafe { *self.value.get() += 1 };
-        }
-        self.gate.go();
-        inside.into()
+    }
+
+    fn returns(&self) -> usize {
+        // Ordering: Relaxed, the threads have ended.
+        self.returns.load(loom::sync::atomic::Ordering::Relaxed)
     }
 }
 
 #[test]
-fn an_owner_and_a_visitor_are_never_inside_together() {
+fn memory_goes_back_once_and_after_its_last_export() {
     loom::model(|| {
-        let kept = Kept::new();
-        let visitor = {
-            let kept = Arc::clone(&kept);
-            thread::spawn(move || kept.use_as_visitor())
-        };
-        let used = kept.use_as_owner() + kept.use_as_owner();
-        let used = used + visitor.join().unwrap();
-        // Nobody keeps the other out for good.
-        assert_eq!(kept.use_as_owner() + kept.use_as_visitor(), 2);
-        // SAFETY: nobody else is left.
-        assert_eq!(unsafe { *kept.value.get() }, used + 2);
-    });
-}
-
-#[test]
-fn of_two_visitors_and_an_owner_one_is_inside() {
-    loom::model(|| {
-        let kept = Kept::new();
-        let visitors: Vec<_> = (0..2)
+        let buffer = Buffer::new();
+        let viewers: Vec<_> = (0..2)
             .map(|_| {
-                let kept = Arc::clone(&kept);
-                thread::spawn(move || kept.use_as_visitor())
+                let buffer = Arc::clone(&buffer);
+                thread::spawn(move || buffer.view())
             })
             .collect();
-        let mut used = kept.use_as_owner();
-        for visitor in visitors {
-            used += visitor.join().unwrap();
+        if buffer.exports.release_at_last() == Release::Now {
+            buffer.give_back();
         }
-        assert_eq!(kept.use_as_owner(), 1);
-        // SAFETY: nobody else is left.
-        assert_eq!(unsafe { *kept.value.get() }, used + 1);
+        for viewer in viewers {
+            viewer.join().unwrap();
+        }
+        assert_eq!(buffer.returns(), 1);
     });
 }
 
 #[test]
-fn a_visitor_and_the_owner_find_each_slot_of_a_cache_once() {
+fn two_releases_and_an_export_give_memory_back_once() {
     loom::model(|| {
-        let cache = Arc::new(Cache::<Shared>::new(0));
-        let class = SizeClass::at(0);
-        // SAFETY: here and below: this thread is the owner, and the slots are only numbers.
-        assert!(unsafe { cache.push(class, slot(1)) });
-        assert!(unsafe { cache.push(class, slot(2)) });
-        let visitor = {
-            let cache = Arc::clone(&cache);
+        let buffer = Buffer::new();
+        let viewer = {
+            let buffer = Arc::clone(&buffer);
+            thread::spawn(move || buffer.view())
+        };
+        let releaser = {
+            let buffer = Arc::clone(&buffer);
             thread::spawn(move || {
-                let mut found = Vec::new();
-                visit(&[&*cache], |cache| {
-                    // SAFETY: a visitor is alone inside.
-                    unsafe { cache.drain_inside(|_, slot| found.push(slot.address.addr().get())) };
-                });
-                found
+                let release = buffer.exports.release_now();
+                if release == Release::Now {
+                    buffer.give_back();
+                }
+                release
             })
         };
-        let mut found = Vec::new();
-        if let Some(slot) = unsafe { cache.pop(class) } {
-            found.push(slot.address.addr().get());
+        let release = buffer.exports.release_now();
+        if release == Release::Now {
+            buffer.give_back();
         }
-        if !unsafe { cache.push(class, slot(3)) } {
-            found.push(3);
+        viewer.join().unwrap();
+        let other = releaser.join().unwrap();
+        let refused = [release, other].map(|release| matches!(release, Release::Exported(_)));
+        assert_eq!(buffer.returns(), usize::from(refused != [true, true]));
+    });
+}
+
+/// What `BufferScope` does, with one buffer: its end looks at the buffers that it lists under its lock; a buffer whose
+/// last reference goes leaves the list before its object is gone.
+#[test]
+fn a_scope_that_ends_touches_no_buffer_that_is_gone() {
+    loom::model(|| {
+        let buffer = Buffer::new();
+        let scope = Arc::new(Guarded::<_, Shared>::new(Some(Arc::clone(&buffer))));
+        let ender = {
+            let scope = Arc::clone(&scope);
+            thread::spawn(move || {
+                let released = scope.with(|listed| {
+                    let buffer = listed.take()?;
+                    buffer.look();
+                    (buffer.exports.release_at_last() == Release::Now).then_some(buffer)
+                });
+                // The parts that it goes on with are its own by now; here they are the object's, but for the flag.
+                if let Some(buffer) = released {
+                    buffer.give_back();
+                }
+            })
+        };
+        if buffer.exports.release_now() == Release::Now {
+            buffer.give_back();
         }
-        found.extend(visitor.join().unwrap());
-        // An owner that ends waits for the visitor to go.
-        unsafe {
-            cache.alone(|| cache.drain_inside(|_, slot| found.push(slot.address.addr().get())));
-        }
-        found.sort_unstable();
-        assert_eq!(found, [1, 2, 3]);
-        assert_eq!(cache.bytes(), 0);
+        scope.with(|listed| drop(listed.take()));
+        // SAFETY: loom looks for others.
+        buffer.object.with_mut(|object| unsafe { *object = false });
+        ender.join().unwrap();
+        assert_eq!(buffer.returns(), 1);
     });
 }

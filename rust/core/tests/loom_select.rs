@@ -8,13 +8,13 @@
 
 mod channel_thread;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use channel_thread::{recv, select, select_until, send, sleep, waiter};
 use loom::thread;
 use penstock_core::{
     channel::{
-        BeginSend, Channel, RecvError, TryRecvError,
+        BeginSend, Channel, Rate, RecvError, TryRecvError,
         select::{Case, Choice, Selected, Served, try_select},
     },
     sync::Shared,
@@ -397,6 +397,110 @@ fn a_sender_that_waits_first_here_and_then_there_is_met() {
         });
         let mut cases = [Case::Recv(a), Case::Recv(b)];
         assert!(try_select(&mut cases[..], Choice::First).is_some());
+        mover.join().unwrap();
+    });
+}
+
+/// Two channels with a rate, of so many tokens each that never become more.
+fn channels_with_tokens(tokens: u64) -> Arc<[Ch; 2]> {
+    let rate = Rate {
+        per_second: 1e-9,
+        burst: tokens,
+    };
+    Arc::new([(); 2].map(|()| Ch::bounded(1, Shared).with_rate(rate, Instant::now(), Shared)))
+}
+
+/// How many sends it allows.
+fn tokens_left(channel: &Ch) -> usize {
+    let turnstile = channel.turnstile().unwrap();
+    let now = Instant::now();
+    std::iter::from_fn(|| {
+        let ticket = turnstile.try_enter(now)?;
+        turnstile.leave(ticket, true, now);
+        Some(())
+    })
+    .count()
+}
+
+/// The turn reaches a select in the moment when its other case is served, or its time is up. It is passed on, and
+/// costs a token only where the select has sent.
+#[test]
+fn a_turn_that_reaches_a_select_is_used_or_passed_on() {
+    explore(2, || {
+        let channels = channels_with_tokens(3);
+        let waiter = waiter();
+        let [a, b] = &*channels;
+        let now = Instant::now();
+        let mut first = a.turnstile().unwrap().try_enter(now);
+        let (mut timer, mut sender) = (None, None);
+        let mut cases = [sends(a, 1), Case::Recv(b)];
+        let selected = select_until(&mut cases, Choice::First, &waiter, |epoch| {
+            let Some(ticket) = first.take() else {
+                panic!("it waits once: then the turn is free");
+            };
+            timer = Some(end_by_a_timer(&waiter, epoch));
+            sender = Some(in_thread(&channels, move |[a, b]| {
+                a.turnstile().unwrap().leave(ticket, true, now);
+                b.try_send(Box::new(2)).unwrap();
+            }));
+        });
+        timer.unwrap().join().unwrap();
+        sender.unwrap().join().unwrap();
+        let sent = a.try_recv().is_ok();
+        match selected {
+            Ok(selected) => match seen(selected) {
+                (0, None) => assert!(sent),
+                taken => assert_eq!((taken, sent), ((1, Some(2)), false)),
+            },
+            Err(outcome) => assert_eq!((outcome, sent), (Outcome::TimedOut, false)),
+        }
+        assert_eq!(tokens_left(a), 2 - usize::from(sent), "the turn is free");
+    });
+}
+
+/// A select that waits in line of two channels gets both turns, and keeps none.
+#[test]
+fn a_select_that_gets_two_turns_sends_once_and_keeps_none() {
+    explore(2, || {
+        let channels = channels_with_tokens(2);
+        let [a, b] = &*channels;
+        let now = Instant::now();
+        let [first, second] = [a, b].map(|one| one.turnstile().unwrap().try_enter(now).unwrap());
+        let other = in_thread(&channels, move |[a, _]| {
+            a.turnstile().unwrap().leave(first, false, now);
+        });
+        let another = in_thread(&channels, move |[_, b]| {
+            b.turnstile().unwrap().leave(second, false, now);
+        });
+        let (index, _) = run(&mut [sends(a, 1), sends(b, 2)]);
+        other.join().unwrap();
+        another.join().unwrap();
+        let got = [a, b].map(|channel| channel.try_recv().ok());
+        assert_eq!(got[1 - index], None);
+        assert_eq!(got[index].as_deref(), Some(&[1, 2][index]));
+        assert_eq!(tokens_left([a, b][index]), 1);
+        assert_eq!(tokens_left([a, b][1 - index]), 2);
+    });
+}
+
+/// One of two turns is free at every moment.
+#[test]
+fn a_turn_that_becomes_free_is_found() {
+    explore(3, || {
+        let channels = channels_with_tokens(9);
+        let [a, b] = &*channels;
+        let now = Instant::now();
+        let first = b.turnstile().unwrap().try_enter(now).unwrap();
+        let mover = in_thread(&channels, move |[a, b]| {
+            let (a, b) = (a.turnstile().unwrap(), b.turnstile().unwrap());
+            b.leave(first, false, now);
+            if let Some(ticket) = a.try_enter(now) {
+                a.leave(ticket, false, now);
+            }
+        });
+        let mut cases = [sends(a, 1), sends(b, 2)];
+        let selected = try_select(&mut cases[..], Choice::First);
+        assert!(selected.is_some(), "there always was one");
         mover.join().unwrap();
     });
 }

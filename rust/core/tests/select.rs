@@ -7,12 +7,13 @@ use std::{
     collections::HashMap,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
+    time::Instant,
 };
 
 use channel_thread::{select, select_until, waiter};
 use penstock_core::{
     channel::{
-        BeginRecv, BeginSend, Channel, Overflow, TryRecvError, TrySendError,
+        BeginRecv, BeginSend, Channel, Overflow, Rate, TryRecvError, TrySendError,
         select::{BeginSelect, Case, Choice, EndSelect, Select, Selected, Served, try_select},
     },
     sync::{Exclusive, Mode, Shared},
@@ -108,6 +109,19 @@ in_both_modes! {
         assert_eq!(finish(select, &mut cases), EndSelect::Done(sent(0)));
         assert_eq!(channel.try_recv(), Ok(2));
         assert_eq!(channel.stats().send_waits, 1);
+    }
+
+    fn a_send_that_has_its_turn_and_token_and_no_room_is_not_ready_and_leaves_both(mode) {
+        let now = Instant::now();
+        let rate = Rate { per_second: 1e-9, burst: 1 };
+        let channel = Channel::bounded(0, mode).with_rate(rate, now, mode);
+        let mut cases = [Case::Send(&channel, Some(1)), Case::Send(&channel, Some(2))];
+        assert_eq!(try_select(&mut cases[..], Choice::Random), None);
+        let turnstile = channel.turnstile().unwrap();
+        let ticket = turnstile.try_enter(now).expect("the turn is free, and the token there");
+        assert_eq!(try_select(&mut cases[..], Choice::Random), None);
+        turnstile.leave(ticket, true, now);
+        assert_eq!(try_select(&mut cases[..], Choice::Random), None);
     }
 
     fn one_ready_case_takes_effect(mode) {

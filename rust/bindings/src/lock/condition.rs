@@ -3,8 +3,16 @@
 //! A wait is two: for the notify, and then for the lock, which is taken again whatever ended the first. An interrupt of
 //! the second one is kept until it has the lock; the notify that came before is passed on, for this waiter will not act on
 //! it. Of several interrupts the one that leads furthest out is raised.
+//!
+//! But what a signal handler raises in the main thread, as Ctrl-C does, is kept for a moment only ([`BRIEF`]): whoever has
+//! the lock may have it for good. Then it is raised without the lock, and the end of the `with` block, where an exception
+//! is on its way, lets go of nothing.
 
-use std::{ffi::CStr, ptr, time::Instant};
+use std::{
+    ffi::CStr,
+    ptr,
+    time::{Duration, Instant},
+};
 
 use penstock_core::{
     lock::{Condition, Owner},
@@ -12,7 +20,7 @@ use penstock_core::{
 };
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::{PyRuntimeError, PyTypeError},
+    exceptions::{PyRuntimeError, PyTimeoutError, PyTypeError},
     ffi,
     prelude::*,
 };
@@ -23,14 +31,19 @@ use super::{
     none, or_null, owner, true_if_handed,
 };
 use crate::{
+    boundary::{is_main_thread, running_task},
     convert::{Passed, Patience},
-    error::{Raised, raise},
+    error::{Raised, classes, raise},
     hot::Definition,
     interrupt::outranks,
     mode::{Mode, mode},
     object::Object,
     pending::Next,
 };
+
+/// How long a main thread that a signal interrupted waits for the lock. It saw the signal within 50 ms, and raises within
+/// 100.
+const BRIEF: Duration = Duration::from_millis(25);
 
 /// What Python's `Condition` is made of.
 ///
@@ -155,7 +168,8 @@ Take the lock, as `Lock.acquire` does.\n";
 const WAIT_DOC: &CStr = c"wait($self, /, timeout=None)\n--\n\n\
 Let go of the lock, wait to be notified, and take the lock again; returns True.\n\n\
 Who waited longest is notified first. Whatever ends the wait, it has the lock again when it returns or raises; and a\n\
-notify that came just as it was cancelled goes to another. Parks a task, blocks a thread.\n\n\
+notify that came just as it was cancelled goes to another. Parks a task, blocks a thread. Ctrl-C in the main thread is\n\
+raised within 100 ms: without the lock, where that is not free by then. The end of a ``with`` block takes that well.\n\n\
 Raises:\n    RuntimeError: the caller does not have the lock.\n    \
 TimeoutError: ``timeout`` seconds passed before a notify. With 0, too, others get the lock in between.\n    \
 Cancelled: the task was cancelled while it waited.\n    ValueError: ``timeout`` is negative.\n    \
@@ -327,9 +341,14 @@ unsafe fn take_again(
             break;
         }
         let acquire = Acquire::of(owner, &WAIT);
+        let hurries = is_of_signal(py, kept);
+        let patience = if hurries {
+            Patience::Until(Instant::now() + BRIEF)
+        } else {
+            Patience::Forever
+        };
         // SAFETY: the caller's promise; the lock is alive as long as the condition.
-        let acquired =
-            unsafe { super::wait(py, condition.lock.as_ptr(), acquire, Patience::Forever) };
+        let acquired = unsafe { super::wait(py, condition.lock.as_ptr(), acquire, patience) };
         if let Ok(value) = acquired {
             // SAFETY: a reference to `True`.
             unsafe { ffi::Py_DECREF(value) };
@@ -338,6 +357,9 @@ unsafe fn take_again(
         let error = PyErr::fetch(py);
         // The wait could not be made, or is a deadlock: there is no lock to come.
         let hopeless = error.is_instance_of::<PyRuntimeError>(py);
+        if hurries && error.is_instance_of::<PyTimeoutError>(py) {
+            break;
+        }
         result = Err(Raised);
         keep(py, error, &mut kept);
         if hopeless {
@@ -355,6 +377,20 @@ unsafe fn take_again(
         }
     }
     result
+}
+
+/// Whether the exception, if it is one, is that of a signal handler, which only the main thread runs.
+fn is_of_signal(py: Python<'_>, kept: *mut ffi::PyObject) -> bool {
+    if kept.is_null() || running_task().is_some() || !is_main_thread() {
+        return false;
+    }
+    // SAFETY: an exception, alive.
+    let kept = unsafe { Bound::ref_from_ptr(py, &kept) };
+    let is_ours = kept.is_instance_of::<PyTimeoutError>()
+        || kept
+            .is_instance(classes(py).cancelled.bind(py))
+            .unwrap_or(true);
+    !is_ours
 }
 
 /// Keeps the one of the two exceptions that leads further out.
@@ -413,12 +449,18 @@ unsafe extern "C-unwind" fn release(
 
 unsafe extern "C-unwind" fn exit(
     this: *mut ffi::PyObject,
-    _: *const *mut ffi::PyObject,
-    _: ffi::Py_ssize_t,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `_Condition`, attached.
-    unsafe { release(this, ptr::null_mut()) }
+    // SAFETY: called by CPython on a `_Condition`, attached, with the arguments of a vectorcall.
+    unsafe {
+        let py = Python::assume_attached();
+        match mutex::leave(py, object(this).lock().core(), arguments, count) {
+            Ok(()) => none(),
+            Err(Raised) => ptr::null_mut(),
+        }
+    }
 }
 
 unsafe extern "C-unwind" fn aacquire(
@@ -455,14 +497,14 @@ unsafe extern "C-unwind" fn aenter(
 
 unsafe extern "C-unwind" fn aexit(
     this: *mut ffi::PyObject,
-    _: *const *mut ffi::PyObject,
-    _: ffi::Py_ssize_t,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `_Condition`, attached.
+    // SAFETY: called by CPython on a `_Condition`, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
-        match mutex::let_go(py, object(this).lock().core()) {
+        match mutex::leave(py, object(this).lock().core(), arguments, count) {
             Ok(()) => super::nothing_to_await(py),
             Err(Raised) => ptr::null_mut(),
         }

@@ -265,7 +265,7 @@ unsafe fn awaitable<C: Call + 'static>(
 }
 
 /// An awaitable of `None` that has nothing to wait for: the end of an `async with`.
-fn nothing_to_await(py: Python<'_>) -> *mut ffi::PyObject {
+pub fn nothing_to_await(py: Python<'_>) -> *mut ffi::PyObject {
     pending::awaitable(py, Box::new(Nothing), Patience::Forever)
 }
 

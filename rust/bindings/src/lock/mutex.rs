@@ -260,6 +260,28 @@ pub fn let_go(py: Python<'_>, lock: &Lock<Mode>) -> Result<(), Raised> {
     }
 }
 
+/// Ends a `with` block, with the arguments of an `__exit__`. The lock may not be the caller's any more where an exception
+/// is on its way (an interrupted `Condition.wait` raises without it): then that exception counts, and not ours.
+///
+/// # Safety
+/// Attached, with the arguments of a vectorcall.
+#[inline]
+pub unsafe fn leave(
+    py: Python<'_>,
+    lock: &Lock<Mode>,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> Result<(), Raised> {
+    let left = let_go(py, lock);
+    // SAFETY: the caller's promise; the constant may be compared with.
+    if left.is_err() && count > 0 && unsafe { *arguments != ffi::Py_None() } {
+        // SAFETY: attached.
+        unsafe { ffi::PyErr_Clear() };
+        return Ok(());
+    }
+    left
+}
+
 #[cold]
 fn let_go_slowly(
     py: Python<'_>,
@@ -383,12 +405,17 @@ unsafe extern "C-unwind" fn release(
 
 unsafe extern "C-unwind" fn exit(
     this: *mut ffi::PyObject,
-    _: *const *mut ffi::PyObject,
-    _: ffi::Py_ssize_t,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Lock`, attached.
-    unsafe { release(this, std::ptr::null_mut()) }
+    // SAFETY: called by CPython on a `Lock`, attached, with the arguments of a vectorcall.
+    unsafe {
+        match leave(Python::assume_attached(), core(this), arguments, count) {
+            Ok(()) => none(),
+            Err(Raised) => std::ptr::null_mut(),
+        }
+    }
 }
 
 unsafe extern "C-unwind" fn aacquire(
@@ -420,14 +447,14 @@ unsafe extern "C-unwind" fn aenter(
 
 unsafe extern "C-unwind" fn aexit(
     this: *mut ffi::PyObject,
-    _: *const *mut ffi::PyObject,
-    _: ffi::Py_ssize_t,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a `Lock`, attached.
+    // SAFETY: called by CPython on a `Lock`, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
-        match let_go(py, core(this)) {
+        match leave(py, core(this), arguments, count) {
             Ok(()) => super::nothing_to_await(py),
             Err(Raised) => std::ptr::null_mut(),
         }

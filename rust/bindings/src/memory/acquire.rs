@@ -13,8 +13,11 @@ use pyo3::{
 };
 
 use super::{
-    buffer::lend,
+    buffer::{lend, lend_at},
     pool::{BufferPool, byte_count, pool_of},
+    scope::scope_of,
+    site::Site,
+    watch,
 };
 use crate::{
     convert::{Patience, parse},
@@ -65,7 +68,7 @@ It stands in the same line as those who wait in `acquire`, and raises the same.\
 )];
 
 /// `BufferPool.acquire(nbytes, node=None, *, timeout=None)`
-unsafe extern "C-unwind" fn acquire(
+pub(super) unsafe extern "C-unwind" fn acquire(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -118,10 +121,33 @@ unsafe extern "C-unwind" fn aacquire(
     // SAFETY: the interpreter calls methods attached, with a live `this` and as many arguments as it says.
     unsafe {
         let py = Python::assume_attached();
-        let Ok(request) = Request::parse(py, &this, "aacquire", arguments, count, keywords) else {
+        aacquire_in(py, this, None, arguments, count, keywords)
+    }
+}
+
+/// The same for a buffer that belongs to `scope`, if there is one.
+///
+/// # Safety
+/// `pool` is one, alive, that of the scope; the arguments are those of a vectorcall.
+pub(super) unsafe fn aacquire_in(
+    py: Python<'_>,
+    pool: *mut ffi::PyObject,
+    scope: Option<Object>,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Ok(request) = Request::parse(py, &pool, "aacquire", arguments, count, keywords) else {
             return std::ptr::null_mut();
         };
-        let acquire = Box::new(Acquire::new(this, request));
+        let mut acquire = Box::new(Acquire::new(pool, request));
+        acquire.site = match scope {
+            None => watch::site_of_call(py),
+            Some(_) => Some(watch::site_of_member(py)),
+        };
+        acquire.scope = scope;
         pending::awaitable(py, acquire, request.patience)
     }
 }
@@ -132,6 +158,10 @@ struct Acquire {
     nbytes: usize,
     node: Option<usize>,
     entry: Option<Arc<Entry<Stake>>>,
+    /// Where it was called, if the buffer comes elsewhere.
+    site: Option<Site>,
+    /// The `BufferScope` that the buffer will belong to.
+    scope: Option<Object>,
 }
 
 impl Acquire {
@@ -144,6 +174,8 @@ impl Acquire {
             nbytes: request.nbytes,
             node: request.node,
             entry: None,
+            site: None,
+            scope: None,
         }
     }
 
@@ -153,13 +185,18 @@ impl Acquire {
         unsafe { &*std::ptr::from_ref(pool_of(py, &pool)) }
     }
 
-    fn lend(&self, py: Python<'_>, block: Block) -> Result<*mut ffi::PyObject, Raised> {
-        let buffer = lend(py, self.pool.as_ptr(), block);
+    fn lend(&mut self, py: Python<'_>, block: Block) -> Result<*mut ffi::PyObject, Raised> {
+        let site = self.site.take();
+        let site_in_scope = self.scope.as_ref().and(site.clone());
+        let buffer = lend_at(py, self.pool.as_ptr(), block, site);
         if buffer.is_null() {
-            Err(Raised)
-        } else {
-            Ok(buffer)
+            return Err(Raised);
         }
+        let Some(scope) = &self.scope else {
+            return Ok(buffer);
+        };
+        // SAFETY: this keeps the scope alive; the buffer was lent by its pool just now.
+        unsafe { scope_of(py, &scope.as_ptr()).take_in(py, buffer, site_in_scope) }
     }
 }
 
@@ -230,6 +267,9 @@ impl Pending for Acquire {
 
     fn traverse(&self, visit: &mut dyn FnMut(*mut ffi::PyObject)) {
         visit(self.pool.as_ptr());
+        if let Some(scope) = &self.scope {
+            visit(scope.as_ptr());
+        }
     }
 }
 

@@ -1,28 +1,30 @@
 //! `Buffer`: memory that a pool has lent.
 //!
-//! A buffer counts its exports: the `memoryview`s, arrays and others that use its memory. One word says it
-//! all, `exports << 1 | released`, because without the GIL a release on one thread may meet an export on
-//! another: whoever changes the word first decides. Memory goes back to its pool in exactly one of these
-//! transitions, each to `released` with no exports:
+//! A buffer counts its exports: the `memoryview`s, arrays and others that use its memory. [`Exports`] decides between
+//! those and a release on other threads.
 //!
 //! ```text
-//!   0 exports --- release, end of `with`, last reference ---------------------> back
+//!   0 exports --- release, end of `with` or scope, last reference ---------------------> back
 //!   n exports --- release --> BufferError, nothing changes
-//!   n exports --- end of `with` --> released, n exports --- last export ends --> back
+//!   n exports --- end of `with` or scope --> released, n exports --- last export ends --> back
 //! ```
 //!
-//! Invariant: while `exports > 0` or not `released`, the block is out, and the pool hands it to nobody.
+//! Invariant: while there are exports or it is not released, the block is out, and the pool hands it to nobody.
 //!
-//! Neither class takes part in garbage collection: a buffer refers to its pool and to nothing else, a pool
-//! to no Python object, so no cycle passes through them. An export refers to its buffer, and whoever
-//! holds it is the one to visit it.
+//! Neither class takes part in garbage collection: a buffer refers to its pool, and maybe to the code that
+//! acquired it ([`Record`]), a pool to no Python object, so no cycle passes through them. An export refers to
+//! its buffer, and whoever holds it is the one to visit it.
 
-use std::os::raw::c_int;
-
-use penstock_core::{
-    memory::Block,
-    sync::{self, Ordering, Word},
+use std::{
+    os::raw::c_int,
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicPtr, Ordering},
+    },
 };
+
+use penstock_core::memory::{Block, Exports, Release, Released};
 use pyo3::{
     exceptions::{PyBufferError, PyIndexError, PyTypeError, PyValueError},
     ffi,
@@ -31,8 +33,18 @@ use pyo3::{
     types::{PyInt, PyIterator, PyMemoryView},
 };
 
-use super::pool::BufferPool;
-use crate::{error::raise, hot::Definition, mode::Mode};
+use super::{
+    buffer_object::{self, buffer_of},
+    pool::{BufferPool, pool_of},
+    site::Site,
+    watch::{self, Record},
+};
+use crate::{
+    error::{put_aside, raise},
+    hot::Definition,
+    mode::Mode,
+    object::Object,
+};
 
 pub(super) static ENTRIES: [Definition; 1] = [Definition::no_args(
     c"release",
@@ -53,19 +65,6 @@ BufferError: the buffer still has 1 export: release that first\n\
 >>> buffer.release()\n",
 )];
 
-const RELEASED: u64 = 1;
-const EXPORT: u64 = 2;
-
-/// What became of an attempt to release.
-#[must_use]
-enum Release {
-    /// The caller has to give the block back.
-    Now,
-    /// It was released before.
-    Before,
-    Exported(u64),
-}
-
 /// Memory lent by a pool: writable, contiguous, with the buffer protocol.
 ///
 /// It goes back to the pool on ``release()``, at the end of its ``with``, or with its last reference. Memory
@@ -82,95 +81,161 @@ enum Release {
 /// (97, True, [99, 100])
 #[pyclass(frozen, weakref, module = "penstock")]
 pub struct Buffer {
-    /// Out while the word says so.
+    /// Out while the exports say so.
     block: Block,
-    pool: Py<BufferPool>,
-    /// `exports << 1 | released`; any thread that uses the buffer changes it.
-    word: <Mode as sync::Mode>::Word,
+    /// A `BufferPool`.
+    pool: Object,
+    exports: Exports<Mode>,
+    /// What is known of it, a share in it, or null. Set by whoever made the buffer, before anybody else has it.
+    record: AtomicPtr<Record>,
 }
 
 impl Buffer {
+    fn new(pool: Object, block: Block, record: *const Record) -> Self {
+        Self {
+            block,
+            pool,
+            exports: Exports::default(),
+            record: AtomicPtr::new(record.cast_mut()),
+        }
+    }
+
+    fn pool(&self) -> &BufferPool {
+        let pool = self.pool.as_ptr();
+        // SAFETY: attached, as whoever uses a buffer; it is a pool, which this keeps alive.
+        unsafe { &*ptr::from_ref(pool_of(Python::assume_attached(), &pool)) }
+    }
+
+    /// A share in what is known of it.
+    pub(super) fn record(&self) -> Option<Arc<Record>> {
+        let record = self.record.load(Ordering::Relaxed); // Ordering: Relaxed, see the field.
+        // SAFETY: a share of an `Arc` that this keeps.
+        (!record.is_null()).then(|| unsafe {
+            Arc::increment_strong_count(record);
+            Arc::from_raw(record)
+        })
+    }
+
+    /// The same, made now if there is none. Called by whoever has made the buffer, before anybody else has it.
+    pub(super) fn record_or(&self, make: impl FnOnce(&Block) -> Arc<Record>) -> Arc<Record> {
+        self.record().unwrap_or_else(|| {
+            let record = make(&self.block);
+            let share = Arc::into_raw(Arc::clone(&record)).cast_mut();
+            self.record.store(share, Ordering::Relaxed); // Ordering: Relaxed, see the field.
+            record
+        })
+    }
+
+    /// What goes back to the pool.
+    ///
+    /// # Safety
+    /// The buffer was released by the caller, and has no exports.
+    pub(super) unsafe fn parts(&self) -> (Block, Option<Arc<Record>>) {
+        // SAFETY: the alias is the one that goes back, by the caller's promise.
+        (unsafe { self.block.alias() }, self.record())
+    }
+
+    /// Whether its deallocation now would be a leak that is told.
+    #[inline]
+    pub(super) fn is_leak(&self) -> bool {
+        let record = self.record.load(Ordering::Relaxed); // Ordering: Relaxed, see the field.
+        // SAFETY: a share of an `Arc` that this keeps.
+        !record.is_null() && !self.exports.is_released() && unsafe { (*record).tells_leak() }
+    }
+
+    /// The buffer, whose last reference is gone, gives back its memory, and the leak is told.
+    pub(super) fn report_leak(&self, py: Python<'_>, object: *mut ffi::PyObject) {
+        if let Release::Now = self.exports.release_now() {
+            self.give_back();
+        }
+        if let Some(record) = self.record() {
+            record.report_leak(py, object);
+        }
+    }
+
     /// Counts one more export.
     fn export(&self) -> PyResult<()> {
-        // Ordering: Relaxed, the compare-and-swap decides.
-        let mut word = self.word.load(Ordering::Relaxed);
-        loop {
-            if word & RELEASED != 0 {
-                return Err(released());
-            }
-            match self.word.compare_exchange_weak(
-                word,
-                word + EXPORT,
-                // Ordering: Relaxed, whoever has a buffer got it with its memory; Relaxed, tried again.
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(now) => word = now,
-            }
+        self.exports.begin().map_err(|Released| released())?;
+        if let Some(record) = self.record() {
+            self.pool().watch.check(&record);
         }
+        Ok(())
     }
 
     /// One export is over, and the memory goes back if it was the last one of a released buffer.
     fn end_export(&self) {
-        // Ordering: Release publishes what was written through the export to whoever gives the memory back,
-        // Acquire for the case that it is this one.
-        let old = self.word.fetch_add(EXPORT.wrapping_neg(), Ordering::AcqRel);
-        debug_assert!(old >= EXPORT, "an export ended that never began");
-        if old == RELEASED | EXPORT {
+        if self.exports.end() {
             self.give_back();
         }
     }
 
-    /// Releases if there are no exports.
-    fn try_release(&self) -> Release {
-        loop {
-            match self.word.compare_exchange_weak(
-                0,
-                RELEASED,
-                // Ordering: Acquire pairs with the Release in `end_export`: all writes through exports are done.
-                Ordering::Acquire,
-                // Ordering: Relaxed, nothing follows from it.
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Release::Now,
-                Err(0) => {} // failed for no reason
-                Err(word) if word & RELEASED != 0 => return Release::Before,
-                Err(word) => return Release::Exported(word / EXPORT),
+    /// Releases, now or with the last export: what a scope does at its end.
+    pub(super) fn release_at_last(&self) -> Release {
+        self.exports.release_at_last()
+    }
+
+    /// Called once per buffer, by whoever made it released with no exports.
+    #[inline]
+    fn give_back(&self) {
+        // SAFETY: the pool lent the block, nobody uses it any more and nobody will: the word says so. The
+        // alias is the one that goes back.
+        unsafe {
+            if self.record.load(Ordering::Relaxed).is_null() {
+                // Ordering: Relaxed, see the field.
+                self.pool().pool.release(self.block.alias());
+            } else {
+                let (block, record) = self.parts();
+                give_back(self.pool(), block, record.as_ref());
             }
         }
     }
 
-    /// Releases, now or with the last export.
-    fn release_at_last(&self) -> Release {
-        // Ordering: Acquire, as in `try_release`.
-        match self.word.fetch_or(RELEASED, Ordering::Acquire) {
-            0 => Release::Now,
-            word if word & RELEASED != 0 => Release::Before,
-            word => Release::Exported(word / EXPORT),
+    /// The end of a buffer with a record, which a scope may be about to release too.
+    #[cold]
+    fn drop_recorded(&mut self) {
+        if let Release::Now = self.exports.release_now() {
+            self.give_back();
+        }
+        // SAFETY: the share that this kept.
+        let record = unsafe { Arc::from_raw(*self.record.get_mut()) };
+        // INVARIANT: a scope lists no buffer that is gone. Where its end is at this one now, this waits for it.
+        if let Some(membership) = record.membership.get() {
+            membership.end();
         }
     }
 
-    /// Called once per buffer, by whoever made it released with no exports.
-    fn give_back(&self) {
-        // SAFETY: the pool lent the block, nobody uses it any more and nobody will: the word says so. The
-        // alias is the one that goes back.
-        unsafe { self.pool.get().pool.release(self.block.alias()) };
-    }
-
     fn check(&self) -> PyResult<()> {
-        // Ordering: Relaxed, a released buffer is recognised, not used.
-        if self.word.load(Ordering::Relaxed) & RELEASED != 0 {
+        if self.exports.is_released() {
             return Err(released());
         }
         Ok(())
     }
 }
 
+/// Gives the memory of a buffer back, and all that is known of it.
+///
+/// # Safety
+/// The [parts](Buffer::parts) are those of a buffer of this pool, and nobody uses its memory any more.
+#[cold]
+pub(super) unsafe fn give_back(pool: &BufferPool, block: Block, record: Option<&Arc<Record>>) {
+    if let Some(record) = record {
+        let may_link = pool.pool.may_link(&block);
+        pool.watch.returned(record, &block, may_link);
+    }
+    // SAFETY: as promised by the caller.
+    unsafe { pool.pool.release(block) };
+}
+
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
-        // An export refers to the buffer, so there is none.
-        if let Release::Now = self.try_release() {
+        if !self.record.get_mut().is_null() {
+            self.drop_recorded();
+            return;
+        }
+        // An export refers to the buffer, and a buffer in a scope has a record: so there is none, and nobody else is
+        // at it.
+        if !self.exports.is_released() {
             self.give_back();
         }
     }
@@ -261,9 +326,7 @@ impl Buffer {
 
     fn __repr__(this: &Bound<'_, Self>) -> String {
         let buffer = this.get();
-        // Ordering: Relaxed, a picture of the moment.
-        let word = buffer.word.load(Ordering::Relaxed);
-        let state = match (word & RELEASED != 0, word / EXPORT) {
+        let state = match (buffer.exports.is_released(), buffer.exports.count()) {
             (false, 0) => "in use".to_owned(),
             (false, count) => format!("in use, {}", exports(count)),
             (true, 0) => "released".to_owned(),
@@ -328,12 +391,8 @@ unsafe extern "C-unwind" fn release(
     _unused: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls methods attached, and the descriptor has checked the class of `this`.
-    let (py, buffer) = unsafe {
-        let py = Python::assume_attached();
-        let buffer = Bound::ref_from_ptr(py, &this).cast_unchecked::<Buffer>();
-        (py, buffer.get())
-    };
-    match buffer.try_release() {
+    let (py, buffer) = unsafe { (Python::assume_attached(), buffer_of(this)) };
+    match buffer.exports.release_now() {
         Release::Now => buffer.give_back(),
         Release::Before => {}
         Release::Exported(count) => {
@@ -348,21 +407,56 @@ unsafe extern "C-unwind" fn release(
 /// The object around a block; null with an exception set if there is no memory for it.
 #[inline]
 pub(super) fn lend(py: Python<'_>, pool: *mut ffi::PyObject, block: Block) -> *mut ffi::PyObject {
-    let buffer = Buffer {
-        block,
-        // SAFETY: the callers pass a live pool.
-        pool: unsafe { Bound::ref_from_ptr(py, &pool).cast_unchecked::<BufferPool>() }
-            .clone()
-            .unbind(),
-        word: Word::new(0),
-    };
-    match Py::new(py, buffer) {
-        Ok(buffer) => buffer.into_ptr(),
-        Err(error) => {
-            raise(py, error);
-            std::ptr::null_mut()
-        }
+    if watch::is_due(py) {
+        return lend_sample(py, pool, block, None);
     }
+    // SAFETY: the callers pass a live pool.
+    let pool = unsafe { Object::new(pool) };
+    buffer_object::new(py, Buffer::new(pool, block, ptr::null()))
+}
+
+/// The same for a call that began elsewhere.
+pub(super) fn lend_at(
+    py: Python<'_>,
+    pool: *mut ffi::PyObject,
+    block: Block,
+    site: Option<Site>,
+) -> *mut ffi::PyObject {
+    if watch::is_due(py) {
+        return lend_sample(py, pool, block, site);
+    }
+    // SAFETY: the callers pass a live pool.
+    let pool = unsafe { Object::new(pool) };
+    buffer_object::new(py, Buffer::new(pool, block, ptr::null()))
+}
+
+/// The same for one that may be a sample.
+#[cold]
+fn lend_sample(
+    py: Python<'_>,
+    pool: *mut ffi::PyObject,
+    block: Block,
+    site: Option<Site>,
+) -> *mut ffi::PyObject {
+    // SAFETY: the callers pass a live pool.
+    let pool = unsafe { Object::new(pool) };
+    if !watch::is_sample(py) {
+        return buffer_object::new(py, Buffer::new(pool, block, ptr::null()));
+    }
+    let (record, damage) = {
+        // SAFETY: a pool, alive.
+        let pool = unsafe { pool.as_py().bind(py).cast_unchecked::<BufferPool>() };
+        pool.get().watch.lent(py, &block, site)
+    };
+    let buffer = Buffer::new(pool, block, Arc::into_raw(record));
+    if damage.is_some_and(|damage| damage.report(py).is_err()) {
+        // The warning is an error here: it takes the place of the buffer, which goes back.
+        let aside = put_aside(py);
+        drop(buffer);
+        aside.restore(py);
+        return ptr::null_mut();
+    }
+    buffer_object::new(py, buffer)
 }
 
 fn released() -> PyErr {

@@ -8,9 +8,16 @@ use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     ffi,
     prelude::*,
+    types::PyInt,
 };
 
-use super::{acquire, stats::BufferStats};
+use super::{
+    acquire,
+    map::{Picture, picture},
+    scope::BufferScope,
+    stats::BufferStats,
+    watch::Watch,
+};
 use crate::{
     convert::Passed,
     mode::{Mode, mode},
@@ -43,6 +50,7 @@ use crate::{
 #[pyclass(frozen, weakref, module = "penstock")]
 pub struct BufferPool {
     pub(super) pool: Pool<Mode>,
+    pub(super) watch: Watch,
 }
 
 #[pymethods]
@@ -63,13 +71,17 @@ impl BufferPool {
             Some(value) => Some(byte_count(value, "max_bytes", 1, "None or an int >= 1")?),
         };
         let nodes = nodes_from_argument(numa)?;
+        let huge_pages = flag("huge_pages", huge_pages)?;
+        let zero = flag("zero", zero)?;
+        let watch = Watch::new(zero);
         let options = PoolOptions {
             max_bytes,
-            zero: flag("zero", zero)?,
-            huge_pages: flag("huge_pages", huge_pages)?,
+            zero: zero && !watch.clears(),
+            huge_pages,
         };
         Ok(Self {
             pool: Pool::on(mode(), options, nodes),
+            watch,
         })
     }
 
@@ -131,6 +143,26 @@ impl BufferPool {
     /// What the pool holds now.
     fn stats(&self) -> BufferStats {
         self.pool.report().into()
+    }
+
+    /// A block at whose end the buffers that were acquired in it are released: ``with pool.scope() as scope:``.
+    ///
+    /// >>> from penstock import BufferPool
+    /// >>> with BufferPool().scope() as scope:
+    /// ...     len(scope.acquire(4096))
+    /// 4096
+    fn scope(this: &Bound<'_, Self>) -> BufferScope {
+        BufferScope::new(this)
+    }
+
+    /// Address, bytes, site and seconds of the buffers that are lent, as far as they were sampled; the longest first.
+    fn _held(&self, py: Python<'_>) -> Vec<(usize, usize, String, f64)> {
+        self.watch.held(py)
+    }
+
+    /// What the pool is made of now.
+    fn _map<'py>(&self, py: Python<'py>) -> Picture<'py> {
+        picture(py, self)
     }
 
     fn __repr__(this: &Bound<'_, Self>) -> String {
@@ -217,8 +249,29 @@ pub(super) fn byte_count(
     least: isize,
     allowed: &str,
 ) -> PyResult<usize> {
-    // SAFETY: attached, with a live object. -1 may be an error, and is refused below in any case.
-    let number = unsafe { ffi::PyNumber_AsSsize_t(value.as_ptr(), std::ptr::null_mut()) };
+    if value.is_exact_instance_of::<PyInt>() {
+        // SAFETY: attached, with an int.
+        let number = unsafe { ffi::PyLong_AsSsize_t(value.as_ptr()) };
+        if number >= least {
+            return Ok(number.cast_unsigned());
+        }
+    }
+    any_byte_count(value, name, least, allowed)
+}
+
+#[cold]
+fn any_byte_count(
+    value: &Bound<'_, PyAny>,
+    name: &str,
+    least: isize,
+    allowed: &str,
+) -> PyResult<usize> {
+    // SAFETY: attached, with a live object. A number too large to be one of bytes was an error, and is clipped here. -1
+    // may be an error, and is refused below in any case.
+    let number = unsafe {
+        ffi::PyErr_Clear();
+        ffi::PyNumber_AsSsize_t(value.as_ptr(), std::ptr::null_mut())
+    };
     if number >= least {
         return Ok(number.cast_unsigned());
     }

@@ -10,7 +10,7 @@
 use std::{
     cell::{Cell, UnsafeCell},
     ffi::{c_int, c_ulong, c_void},
-    mem::MaybeUninit,
+    mem::{MaybeUninit, offset_of},
     ptr::{self, NonNull},
     sync::atomic::{AtomicPtr, Ordering::Relaxed},
 };
@@ -151,7 +151,7 @@ pub unsafe fn operation_of<'a>(object: *mut ffi::PyObject) -> Option<&'a Operati
 /// # Safety
 /// Attached.
 #[inline]
-pub unsafe fn new(make: impl FnOnce(Room) -> Operation) -> *mut ffi::PyObject {
+pub unsafe fn new(operation: Operation) -> *mut ffi::PyObject {
     // SAFETY: an object of the class that is not tracked and has no operation yet: fresh, or off the list.
     unsafe {
         let spare = spare();
@@ -159,7 +159,7 @@ pub unsafe fn new(make: impl FnOnce(Room) -> Operation) -> *mut ffi::PyObject {
         if object.is_null() {
             object = ffi::PyObject_GC_New::<OperationObject>(CLASS.0.get());
             if object.is_null() {
-                drop(make(NonNull::dangling()));
+                drop(operation);
                 return ptr::null_mut();
             }
         } else {
@@ -171,10 +171,21 @@ pub unsafe fn new(make: impl FnOnce(Room) -> Operation) -> *mut ffi::PyObject {
             #[cfg(Py_GIL_DISABLED)]
             ffi::PyObject_Init(object.cast(), CLASS.0.get());
         }
-        let room = NonNull::new_unchecked((&raw mut (*object).entry).cast());
-        (&raw mut (*object).operation).write(make(room));
+        (&raw mut (*object).entry).expose_provenance();
+        (&raw mut (*object).operation).write(operation);
         object.cast()
     }
+}
+
+/// The room for an entry in the object that `operation` is in. Beside it, because a peer may be at the entry while the
+/// owner's step has the operation borrowed.
+#[inline]
+pub fn room_beside(operation: &Operation) -> Room {
+    const DISTANCE: usize =
+        offset_of!(OperationObject, entry) - offset_of!(OperationObject, operation);
+    let room = ptr::from_ref(operation).addr() + DISTANCE;
+    // The reference reaches no further than the operation, so this goes by what `new` exposed.
+    NonNull::new(ptr::with_exposed_provenance_mut(room)).expect("in an object")
 }
 
 /// # Safety

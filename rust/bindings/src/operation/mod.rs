@@ -124,7 +124,8 @@ enum LeftEntry {
     None,
 }
 
-/// Where the object around an operation has room for the entry of a send or a receive.
+/// Where the object around an operation has room for the entry of a send or a receive: there is one in it while the
+/// operation waits with [`LeftEntry::Value`].
 type Room = NonNull<MaybeUninit<Entry<Object>>>;
 
 /// The Rust part of the object.
@@ -136,9 +137,6 @@ struct Operation {
     state: State,
     /// The task that awaits, borrowed: it is alive while it does.
     task: *const TaskObject,
-    /// Beside this struct in the object, not in it: a peer may be at the entry while the owner's step has this
-    /// borrowed. There is an entry in it while the operation waits with [`LeftEntry::Value`].
-    room: Room,
 }
 
 /// Says "parked" to the task.
@@ -176,13 +174,12 @@ unsafe fn new(what: What, subject: *mut ffi::PyObject, patience: Patience) -> *m
     // SAFETY: attached, by the caller's promise.
     unsafe {
         ffi::Py_XINCREF(subject);
-        class::new(|room| Operation {
+        class::new(Operation {
             what,
             subject,
             patience,
             state: State::New,
             task: ptr::null(),
-            room,
         })
     }
 }
@@ -484,7 +481,7 @@ impl Operation {
     /// [`begin`](Self::begin) left one, and it was not finished.
     unsafe fn entry<'a>(&self) -> &'a Entry<Object> {
         // SAFETY: there is one, by the caller's promise.
-        unsafe { self.room.cast().as_ref() }
+        unsafe { class::room_beside(self).cast().as_ref() }
     }
 
     /// What a join asks of its task.
@@ -557,7 +554,12 @@ impl Operation {
         let none = || Ok(Begun::Done(py.None().into_ptr()));
         // SAFETY: the task outlives this (see `TaskObject::finish`), the object stays where it is until the wait was finished
         // or abandoned, and nobody touches the room before that.
-        let place = unsafe { InPlace::new(NonNull::from(task.core().waiter()), self.room) };
+        let place = unsafe {
+            InPlace::new(
+                NonNull::from(task.core().waiter()),
+                class::room_beside(self),
+            )
+        };
         let subject = self.subject;
         match &mut self.what {
             What::Send(value) => {

@@ -19,12 +19,13 @@ use super::{
     life::{Life, is_over},
     settings,
 };
-use crate::{boundary, fiber, hot::Definition, stall, task, tasks, tracer, unwind};
+use crate::{boundary, fiber, gc, hot::Definition, stall, task, tasks, tracer, unwind};
 
 pub static HOST: Host = Host {
     switch: fiber::switch,
     new_stack: fiber::new_stack,
     idle,
+    on_idle: gc::on_idle,
     start_machine,
     on_stall: stall::report,
     show_tasks: tasks::show,
@@ -65,6 +66,7 @@ unsafe fn idle(machine: &'static Machine, deadline: Option<Instant>) {
         let state = ffi::PyEval_SaveThread();
         machine.sleep(deadline);
         unwind::PyEval_RestoreThread(state);
+        gc::woke(Python::assume_attached());
     }
 }
 

@@ -201,6 +201,16 @@ unsafe fn weak_references(object: *mut ffi::PyObject) -> *mut *mut ffi::PyObject
     }
 }
 
+/// The Python object that `task` is in, borrowed.
+#[inline]
+pub fn object_around(task: &TaskObject) -> *mut ffi::PyObject {
+    let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, known before the first task is.
+    ptr::from_ref(task)
+        .cast_mut()
+        .wrapping_byte_sub(offset)
+        .cast()
+}
+
 /// Makes an object that the garbage collector does not see; null with an exception set if there is no memory.
 ///
 /// # Safety

@@ -90,7 +90,6 @@ struct Fields {
     context: *mut ffi::PyObject,
     /// The result, or the exception.
     result: *mut ffi::PyObject,
-    end: End,
 }
 
 /// A task: a function that runs beside others.
@@ -102,9 +101,9 @@ struct Fields {
 pub struct TaskObject {
     /// First field, so that the cell's address is the address of this struct.
     core: Task,
-    /// The Python object around this struct.
-    object: UnsafeCell<*mut ffi::PyObject>,
     fields: UnsafeCell<Fields>,
+    /// How it ended: written with the result, and read as that is. Not among the fields, which would be a word longer.
+    end: UnsafeCell<End>,
     kind: Kind,
     /// What `spawn` called it, a `str`; else null. Written before anyone knows the task.
     name: *mut ffi::PyObject,
@@ -115,8 +114,8 @@ pub struct TaskObject {
     interrupts: Interrupts,
 }
 
-// SAFETY: `fields` has one user at a time as its comment says; `object` is written once, before the task is
-// known to anyone; Python references are touched by attached threads only.
+// SAFETY: `fields` and `end` have one user at a time, as the comments say; Python references are touched by attached
+// threads only.
 unsafe impl Send for TaskObject {}
 // SAFETY: as above.
 unsafe impl Sync for TaskObject {}
@@ -174,8 +173,7 @@ impl TaskObject {
     /// The Python object, borrowed.
     #[inline]
     pub fn object(&self) -> *mut ffi::PyObject {
-        // SAFETY: written once, before anyone knew the task.
-        unsafe { *self.object.get() }
+        memory::object_around(self)
     }
 
     pub fn waiter_ref(&self) -> WaiterRef {
@@ -209,8 +207,7 @@ impl TaskObject {
     fn outcome(&self) -> Option<(End, *mut ffi::PyObject)> {
         self.core.is_done().then(|| {
             // SAFETY: nobody writes the result after the task was seen done, and it is read only.
-            let fields = unsafe { &*self.fields.get() };
-            (fields.end, fields.result)
+            unsafe { (*self.end.get(), (*self.fields.get()).result) }
         })
     }
 
@@ -355,9 +352,8 @@ impl TaskObject {
     unsafe fn finish(&self, machine: Option<&Machine>, end: End, result: *mut ffi::PyObject) {
         // SAFETY: the caller runs the task, so it is the one user of the fields.
         unsafe {
-            let fields = self.fields();
-            fields.end = end;
-            fields.result = result;
+            *self.end.get() = end;
+            self.fields().result = result;
             if ffi::PyObject_IS_GC(result) != 0 {
                 ffi::PyObject_GC_Track(self.object().cast());
             }
@@ -448,15 +444,14 @@ unsafe fn new_task(
     }
     let task = TaskObject {
         core: Task::new(&VTABLE, scheduler),
-        object: UnsafeCell::new(ptr::null_mut()),
         fields: UnsafeCell::new(Fields {
             callable,
             args,
             kwargs,
             context,
             result: ptr::null_mut(),
-            end: End::Cancelled, // if it never runs
         }),
+        end: UnsafeCell::new(End::Cancelled), // if it never runs
         kind,
         name,
         retrieved: std::sync::atomic::AtomicBool::new(false),
@@ -464,13 +459,7 @@ unsafe fn new_task(
         interrupts: Interrupts::default(),
     };
     // SAFETY: attached; the object is new and ours alone.
-    unsafe {
-        let object = memory::new(py, task);
-        if !object.is_null() {
-            *TaskObject::from_object(object).object.get() = object;
-        }
-        object
-    }
+    unsafe { memory::new(py, task) }
 }
 
 /// Where a task starts.

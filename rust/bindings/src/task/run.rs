@@ -16,7 +16,7 @@ use super::{End, Kind, TaskObject};
 use crate::{
     context::Base,
     error::{Raised, classes, raise},
-    fiber, operation, runtime, unwind,
+    fiber, interpreter, operation, runtime, unwind,
 };
 
 /// How a coroutine left a step.
@@ -212,7 +212,9 @@ impl TaskObject {
             } else {
                 End::Raised
             };
-            self.finish(Some(machine), end, error.into_value(py).into_ptr());
+            let error = error.into_value(py).into_ptr();
+            interpreter::disown_exception(py, error); // this thread may sleep while another drops the task
+            self.finish(Some(machine), end, error);
         }
     }
 

@@ -14,6 +14,10 @@
 //! the longest-waiting in line. A sender that fails, is cancelled or runs out of time passes the turn on and takes
 //! nothing.
 //!
+//! A [select](super::select) whose case is such a send stands here as one sender does, and in the lines of its other
+//! cases too: so a wait here may end because of something else, with the turn or without it. Whoever passes the turn on
+//! leaves a mark in the slot of the entry.
+//!
 //! ```text
 //!   outside --turn is free--> holds it --token is there--> sends --> passes it on
 //!      |                         ^  |                                    ^
@@ -24,6 +28,9 @@
 //! - somebody stands in line  =>  the turn is held;
 //! - somebody sleeps  =>  it holds the turn: at most one does;
 //! - closed  =>  nobody stands in line, or sleeps.
+//!
+//! Where the answer is for a caller that does not wait, `version` says whether a send that was not possible may have
+//! become so: it moves when a token comes, and when a turn that somebody missed is free.
 //!
 //! Only the holder takes tokens, so one that was there is there still when it has sent. After a fork the child knows
 //! by the generation that whoever held the turn does not exist there.
@@ -36,7 +43,7 @@ use std::{
 use super::waited::Waited;
 use crate::{
     sync::{Guarded, Mode, coarse_now_ns},
-    wait::{Entry, Epoch, Outcome, Place, WaiterList, WaiterRef, fork},
+    wait::{Entry, Epoch, Outcome, Place, WaiterList, fork},
 };
 
 /// So many sends a second, and so many at once after a pause.
@@ -109,6 +116,10 @@ struct State {
     /// The holder, while it sleeps until a token is there: in a list so that a close finds it.
     sleeper: WaiterList<()>,
     closed: bool,
+    /// See [`Turnstile::version`].
+    version: u64,
+    /// Somebody could not send because the turn was held, and may look at the version again.
+    missed: bool,
     waits: u64,
     waited: Waited,
 }
@@ -148,6 +159,19 @@ impl Ticket {
     pub fn holds(&self) -> bool {
         matches!(self.0, Stand::Holding)
     }
+
+    /// Whether it is left in a wait, which [`woken`](Turnstile::woken) ends.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.0, Stand::InLine(_) | Stand::Sleeping(..))
+    }
+
+    /// When that wait is to time out.
+    pub(super) fn until(&self) -> Option<Instant> {
+        match self.0 {
+            Stand::Sleeping(_, ready) => ready,
+            _ => None,
+        }
+    }
 }
 
 /// What the owner of a [`Ticket`] does next.
@@ -171,6 +195,8 @@ impl<M: Mode> Turnstile<M> {
             line: WaiterList::default(),
             sleeper: WaiterList::default(),
             closed: false,
+            version: 0,
+            missed: false,
             waits: 0,
             waited: Waited::default(),
         }))
@@ -179,17 +205,43 @@ impl<M: Mode> Turnstile<M> {
     /// Gets the turn if nobody has it or stands before it, and a token is there. Whoever got it sends without
     /// waiting and leaves.
     pub fn try_enter(&self, now: Instant) -> Option<Ticket> {
+        let mut ticket = Ticket::default();
+        self.may_send(&mut ticket, now).then_some(ticket)
+    }
+
+    /// Whether the ticket's owner, who is in no wait, may send now: it has the turn, or gets it as by
+    /// [`try_enter`](Self::try_enter), and a token is there.
+    pub(super) fn may_send(&self, ticket: &mut Ticket, now: Instant) -> bool {
+        debug_assert!(!ticket.waits(), "asked in the middle of a wait");
         self.0.with(|state| {
-            let free = !state.closed && !state.is_held() && state.bucket.is_ready(now);
-            free.then(|| {
+            if !ticket.holds() && state.is_held() {
+                state.missed = true;
+                return false;
+            }
+            let is_ready = !state.closed && state.bucket.is_ready(now);
+            if is_ready {
                 state.hold();
-                Ticket(Stand::Holding)
-            })
+                ticket.0 = Stand::Holding;
+            }
+            is_ready
         })
     }
 
-    /// Goes on towards a send. The waiter, which is in no wait, is armed where the answer is `Sleep`, and only there.
-    pub fn step(&self, ticket: &mut Ticket, waiter: &WaiterRef, now: Instant) -> Step {
+    /// Moves, and only up, whenever a send that [`may_send`](Self::may_send) refused may have become possible. Not by
+    /// each turn that comes and goes: two that only look would keep each other looking.
+    pub(super) fn version(&self, now: Instant) -> u64 {
+        self.0
+            .with(|state| state.version + u64::from(state.bucket.is_ready(now)))
+    }
+
+    /// Goes on towards a send. The waiter of `place` is armed where the answer is `Sleep`; if it was in no wait, only
+    /// there.
+    pub fn step(
+        &self,
+        ticket: &mut Ticket,
+        place: impl Place<(), Left = Arc<Entry<()>>>,
+        now: Instant,
+    ) -> Step {
         self.0.with(|state| {
             if state.closed {
                 return Step::Closed;
@@ -198,7 +250,7 @@ impl<M: Mode> Turnstile<M> {
                 state.pass_time();
                 if state.is_held() {
                     state.waits += 1;
-                    let entry = waiter.link(&mut state.line, None);
+                    let entry = place.link(&mut state.line, None);
                     let epoch = entry.epoch;
                     ticket.0 = Stand::InLine(entry);
                     return Step::Sleep(epoch, None);
@@ -215,7 +267,7 @@ impl<M: Mode> Turnstile<M> {
             }
             state.pass_time();
             let ready = state.bucket.ready_at();
-            let entry = waiter.link(&mut state.sleeper, None);
+            let entry = place.link(&mut state.sleeper, None);
             let epoch = entry.epoch;
             ticket.0 = Stand::Sleeping(entry, ready);
             Step::Sleep(epoch, ready)
@@ -227,7 +279,8 @@ impl<M: Mode> Turnstile<M> {
     pub fn woken(&self, ticket: &mut Ticket, outcome: Outcome, now: Instant) -> bool {
         match std::mem::take(&mut ticket.0) {
             Stand::InLine(entry) => {
-                if outcome == Outcome::Handed {
+                // SAFETY: the wait is over, and the owner of the entry, who is the caller, knows.
+                if unsafe { entry.take() }.is_some() {
                     ticket.0 = Stand::Holding;
                     return true;
                 }
@@ -263,12 +316,17 @@ impl<M: Mode> Turnstile<M> {
         let next = self.0.with(|state| {
             if sent {
                 state.bucket.take(now);
+                state.version += 1; // for the token that was there, and may have been the last
             }
             state.held_in = None;
             state.pass_time();
             let next = state.line.claim_first();
-            if next.is_some() {
+            if let Some((entry, _)) = &next {
                 state.hold();
+                // SAFETY: the claim makes the slot ours until it completes.
+                unsafe { entry.put(()) };
+            } else if std::mem::take(&mut state.missed) {
+                state.version += 1;
             }
             next
         });

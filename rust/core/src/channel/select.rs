@@ -18,9 +18,16 @@
 //! by the outcome. Values of sends that did not happen go back to the caller from their slots.
 //!
 //! A send on a channel that throws values away is always ready. On one where a send fails instead of waiting
-//! ([`Overflow::Error`](super::Overflow::Error)) it is not ready while that is full: not to wait is what a select is for. A
-//! channel with a [`Rate`](super::Rate) is no case to send to, since its turns and tokens are in no channel's line; that
-//! is for the caller to refuse.
+//! ([`Overflow::Error`](super::Overflow::Error)) it is not ready while that is full: not to wait is what a select is for.
+//!
+//! # Rates
+//! A send on a channel with a [`Rate`](super::Rate) is ready when it would go through: the turn is free, or the select has
+//! it, a token is there, and room. A pass takes the turn for the try only. A select that goes on to wait stands before the
+//! channel's [`Turnstile`](super::Turnstile), as a sender does, once for all of its cases there ([`Turn`]); it has no
+//! entry in the channel itself before it has the turn and a token. That it gets the turn, or that the token comes (the
+//! wait times out then), is no case that took effect: the select begins with a pass again, and keeps the turn. It
+//! passes that on when one of its cases has taken effect, or none will, and takes a token if it has sent there. To hold
+//! several turns at once holds nobody up for good: who has one waits for its token and for room, never for another turn.
 //!
 //! # Which case it was
 //! The claimer leaves its mark in the slot of the entry it serves: a receive has its value there, a send has its own no
@@ -57,7 +64,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Channel, TryRecvError, TrySendError};
+use super::{Channel, Step, Ticket, TryRecvError, TrySendError, Turnstile};
 use crate::{
     sync::{Mode, Ordering, fence, per_thread},
     wait::{Armed, Entry, Epoch, Outcome, WaiterRef},
@@ -166,8 +173,9 @@ pub enum BeginSelect<T> {
 #[must_use = "a value must be used"]
 pub enum EndSelect<T> {
     Done(Selected<T>),
-    /// No case took effect. The wait timed out, and goes on with the next [`Select::begin`] if that was not for good; or
-    /// a channel was closed, and the next one finds a case that is ready.
+    /// No case took effect. The wait timed out, and goes on with the next [`Select::begin`] if that was not for good (and
+    /// with [`Select::leave`] if it was); or a channel was closed, and the next one finds a case that is ready; or the
+    /// select has the turn of a channel with a rate.
     Again,
     /// No case took effect: the wait was interrupted.
     Over,
@@ -204,7 +212,9 @@ fn versions<T, M: Mode>(cases: &(impl Cases<T, M> + ?Sized)) -> u64 {
     (0..cases.count()).fold(0, |sum, index| {
         let channel = cases.channel(index);
         let version = if cases.sends(index) {
-            channel.send_version()
+            let turn = |turnstile: &Turnstile<M>| turnstile.version(Instant::now());
+            let turn = channel.turnstile().map_or(0, turn);
+            channel.send_version().wrapping_add(turn)
         } else {
             channel.recv_version()
         };
@@ -221,9 +231,18 @@ pub fn try_each<T, M: Mode>(
     cases: &mut (impl Cases<T, M> + ?Sized),
     choice: Choice,
 ) -> Option<Selected<T>> {
+    pass(cases, &mut [], choice)
+}
+
+#[inline]
+fn pass<T, M: Mode>(
+    cases: &mut (impl Cases<T, M> + ?Sized),
+    turns: &mut [Turn],
+    choice: Choice,
+) -> Option<Selected<T>> {
     let count = cases.count();
     let attempt = |index| {
-        let served = try_case(cases, index)?;
+        let served = try_case(cases, turns, index)?;
         Some(Selected { index, served })
     };
     if choice == Choice::First {
@@ -264,21 +283,15 @@ fn in_random_order<R, M: Mode>(
 #[inline]
 fn try_case<T, M: Mode>(
     cases: &mut (impl Cases<T, M> + ?Sized),
+    turns: &mut [Turn],
     index: usize,
 ) -> Option<Served<T>> {
     if cases.sends(index) {
-        let value = cases.take(index);
-        let (back, served) = match cases.channel(index).offer(value) {
-            Ok(None) => return Some(Served::Sent),
-            Ok(Some(thrown_away)) => {
-                cases.thrown_away(thrown_away);
-                return Some(Served::Sent);
-            }
-            Err(TrySendError::Full(back)) => (back, None),
-            Err(TrySendError::Closed(back)) => (back, Some(Served::Closed)),
-        };
-        cases.put_back(index, back);
-        served
+        if cases.channel(index).turnstile().is_none() {
+            try_send(cases, index)
+        } else {
+            try_send_in_turn(cases, turns, index)
+        }
     } else if cases.channel(index).is_seen_empty() {
         None
     } else {
@@ -290,19 +303,112 @@ fn try_case<T, M: Mode>(
     }
 }
 
+#[inline]
+fn try_send<T, M: Mode>(
+    cases: &mut (impl Cases<T, M> + ?Sized),
+    index: usize,
+) -> Option<Served<T>> {
+    let value = cases.take(index);
+    let (back, served) = match cases.channel(index).offer(value) {
+        Ok(None) => return Some(Served::Sent),
+        Ok(Some(thrown_away)) => {
+            cases.thrown_away(thrown_away);
+            return Some(Served::Sent);
+        }
+        Err(TrySendError::Full(back)) => (back, None),
+        Err(TrySendError::Closed(back)) => (back, Some(Served::Closed)),
+    };
+    cases.put_back(index, back);
+    served
+}
+
+/// A send on a channel with a rate. A turn that it gets only here it passes on again.
+#[cold]
+#[inline(never)]
+fn try_send_in_turn<T, M: Mode>(
+    cases: &mut (impl Cases<T, M> + ?Sized),
+    turns: &mut [Turn],
+    index: usize,
+) -> Option<Served<T>> {
+    let now = Instant::now();
+    let mut visitor = Ticket::default();
+    let ticket = match turn_of(cases, turns, index) {
+        Some(turn) => &mut turn.ticket,
+        None => &mut visitor,
+    };
+    let had_turn = ticket.holds();
+    let channel = cases.channel(index);
+    if !turnstile_of(channel).may_send(ticket, now) {
+        return channel.is_closed().then_some(Served::Closed);
+    }
+    let served = try_send(cases, index);
+    let sent = matches!(served, Some(Served::Sent));
+    if sent || !had_turn {
+        turnstile_of(cases.channel(index)).leave(std::mem::take(ticket), sent, now);
+    }
+    served
+}
+
+fn turnstile_of<T, M: Mode>(channel: &Channel<T, M>) -> &Turnstile<M> {
+    channel.turnstile().expect("asked where there is a rate")
+}
+
+/// Where a select stands before a channel with a rate that it wants to send to.
+#[derive(Debug)]
+struct Turn {
+    /// One of its cases there.
+    index: u32,
+    ticket: Ticket,
+}
+
+/// The turn for a case that sends.
+fn turn_of<'a, T, M: Mode>(
+    cases: &(impl Cases<T, M> + ?Sized),
+    turns: &'a mut [Turn],
+    index: usize,
+) -> Option<&'a mut Turn> {
+    let channel = cases.channel(index);
+    turns
+        .iter_mut()
+        .find(|turn| std::ptr::eq(cases.channel(turn.index as usize), channel))
+}
+
+/// A turn for each channel with a rate that a case sends to.
+fn turns_of<T, M: Mode>(cases: &(impl Cases<T, M> + ?Sized)) -> Vec<Turn> {
+    let mut turns = Vec::new();
+    for index in 0..cases.count() {
+        let has_rate = cases.sends(index) && cases.channel(index).turnstile().is_some();
+        if has_rate && turn_of(cases, &mut turns, index).is_none() {
+            turns.push(Turn {
+                index: index_of(index),
+                ticket: Ticket::default(),
+            });
+        }
+    }
+    turns
+}
+
 /// What a select that waits leaves in its channels. Made when it first has to wait, and used for as often as it has to.
 ///
 /// # Invariants
-/// The first `linked` of the entries are there, and may be in lists, from [`begin`](Self::begin) to
-/// [`finish`](Self::finish), and only there.
+/// The entries of the cases that are `linked` are there, and may be in lists, from [`begin`](Self::begin) to
+/// [`finish`](Self::finish), and only there. In between no ticket is in a wait.
 #[derive(Debug)]
 pub struct Select<T> {
     /// The cases in the order in which they are linked.
-    order: Box<[u32]>,
+    order: Box<[Stake]>,
     /// As many as there are cases; a box's memory, to which the lists point too.
     entries: NonNull<MaybeUninit<Entry<T>>>,
-    linked: usize,
+    turns: Vec<Turn>,
     wait: Option<(WaiterRef, Epoch)>,
+}
+
+/// What a select has in one of its channels.
+#[derive(Debug)]
+struct Stake {
+    index: u32,
+    /// Whether its entry is there.
+    linked: bool,
 }
 
 // SAFETY: the entries are this struct's, and cross threads as `T` does.
@@ -311,14 +417,18 @@ unsafe impl<T: Send> Send for Select<T> {}
 impl<T> Select<T> {
     /// For these cases, in all calls.
     pub fn new<M: Mode>(cases: &(impl Cases<T, M> + ?Sized)) -> Self {
-        let mut order: Box<[u32]> = (0..cases.count()).map(index_of).collect();
-        order.sort_by_key(|index| std::ptr::from_ref(cases.channel(*index as usize)).addr());
+        let stake = |index| Stake {
+            index: index_of(index),
+            linked: false,
+        };
+        let mut order: Box<[Stake]> = (0..cases.count()).map(stake).collect();
+        order.sort_by_key(|stake| std::ptr::from_ref(cases.channel(stake.index as usize)).addr());
         let entries = Box::<[Entry<T>]>::new_uninit_slice(order.len());
         Self {
             order,
             // SAFETY: a box is never null.
             entries: unsafe { NonNull::new_unchecked(Box::into_raw(entries)) }.cast(),
-            linked: 0,
+            turns: turns_of(cases),
             wait: None,
         }
     }
@@ -336,13 +446,15 @@ impl<T> Select<T> {
     ) -> BeginSelect<T> {
         debug_assert!(self.wait.is_none(), "begun twice");
         loop {
-            if let Some(selected) = try_each(cases, choice) {
+            if let Some(selected) = pass(cases, &mut self.turns, choice) {
+                self.leave(cases);
                 return BeginSelect::Done(selected);
             }
             // SAFETY: the caller's promise.
             if let Some(epoch) = unsafe { self.link(cases, waiter) } {
                 let ticks = (0..cases.count()).filter_map(|at| cases.channel(at).next_tick());
-                return BeginSelect::Waiting(epoch, ticks.min());
+                let tokens = self.turns.iter().filter_map(|turn| turn.ticket.until());
+                return BeginSelect::Waiting(epoch, ticks.chain(tokens).min());
             }
         }
     }
@@ -358,11 +470,18 @@ impl<T> Select<T> {
     ) -> Option<Epoch> {
         let epoch = waiter.arm();
         for at in 0..self.order.len() {
-            let index = self.order[at] as usize;
+            let index = self.order[at].index as usize;
+            let to_link = match self.turn(cases, index, (waiter, epoch)) {
+                ToLink::InChannel => true,
+                ToLink::Stands => continue,
+                ToLink::IsReady => false,
+            };
             // SAFETY: the memory is there until this is dropped, and no entry is in it. The waiter is kept alive by
             // `wait`, or its reference in this call.
             let place = unsafe { Armed::new(waiter.as_ptr(), epoch, self.entry(at)) };
-            let is_linked = if cases.sends(index) {
+            let is_linked = if !to_link {
+                false
+            } else if cases.sends(index) {
                 let value = cases.take(index);
                 match cases.channel(index).link_armed_sender(value, place) {
                     Ok(()) => true,
@@ -375,10 +494,10 @@ impl<T> Select<T> {
                 cases.channel(index).link_armed_receiver(place)
             };
             if is_linked {
-                self.linked = at + 1;
+                self.order[at].linked = true;
             } else if waiter.disarm(epoch, Outcome::Interrupted) {
                 // SAFETY: disarmed.
-                let served = unsafe { self.unlink(cases, true) };
+                let served = unsafe { self.unlink(cases, Outcome::Interrupted, true) };
                 debug_assert!(served.is_none(), "served without a claim");
                 waiter.settle(epoch);
                 return None;
@@ -388,6 +507,52 @@ impl<T> Select<T> {
         }
         self.wait = Some((waiter.clone(), epoch));
         Some(epoch)
+    }
+
+    /// Goes on towards the turn, if the case needs one. `place` is of the waiter, which is armed for that epoch.
+    fn turn<M: Mode>(
+        &mut self,
+        cases: &(impl Cases<T, M> + ?Sized),
+        index: usize,
+        place: (&WaiterRef, Epoch),
+    ) -> ToLink {
+        if self.turns.is_empty() || !cases.sends(index) {
+            return ToLink::InChannel;
+        }
+        let Some(turn) = turn_of(cases, &mut self.turns, index) else {
+            return ToLink::InChannel;
+        };
+        if turn.ticket.waits() {
+            return ToLink::Stands; // for another case
+        }
+        let channel = cases.channel(index);
+        match turnstile_of(channel).step(&mut turn.ticket, place, Instant::now()) {
+            Step::Send if channel.overflow().drops() => ToLink::IsReady, // it waits for no room
+            Step::Send => ToLink::InChannel,
+            Step::Closed => ToLink::IsReady,
+            Step::Sleep(..) => ToLink::Stands,
+        }
+    }
+
+    /// Passes on the turns that it has. For a select that is not begun again after [`EndSelect::Again`]; otherwise it has
+    /// none left. Somebody may be woken.
+    pub fn leave<M: Mode>(&mut self, cases: &(impl Cases<T, M> + ?Sized)) {
+        self.leave_but(cases, None);
+    }
+
+    /// Whether [`leave`](Self::leave) would pass on a turn.
+    pub fn has_turns(&self) -> bool {
+        self.turns.iter().any(|turn| turn.ticket.holds())
+    }
+
+    /// The same, where that case has sent.
+    fn leave_but<M: Mode>(&mut self, cases: &(impl Cases<T, M> + ?Sized), sent: Option<usize>) {
+        for turn in &mut self.turns {
+            let channel = cases.channel(turn.index as usize);
+            let has_sent = sent.is_some_and(|sent| std::ptr::eq(cases.channel(sent), channel));
+            let ticket = std::mem::take(&mut turn.ticket);
+            turnstile_of(channel).leave(ticket, has_sent, Instant::now());
+        }
     }
 
     /// Ends a wait.
@@ -404,13 +569,22 @@ impl<T> Select<T> {
             .outcome(epoch)
             .expect("finished while the wait goes on");
         // SAFETY: the outcome was seen.
-        let served = unsafe { self.unlink(cases, true) };
-        match (served, outcome) {
-            (Some(selected), _) => EndSelect::Done(selected),
-            (None, Outcome::Handed) => unreachable!("a hand-over leaves its mark"),
-            // Timed out, it may have been for a tick, which somebody else has got.
-            (None, Outcome::Closed | Outcome::TimedOut) => EndSelect::Again,
-            (None, Outcome::Interrupted) => EndSelect::Over,
+        let served = unsafe { self.unlink(cases, outcome, true) };
+        if let Some(selected) = served {
+            self.leave_but(cases, sent_by(&selected));
+            return EndSelect::Done(selected);
+        }
+        match outcome {
+            Outcome::Handed => {
+                assert!(self.has_turns(), "a hand-over leaves its mark");
+                EndSelect::Again
+            }
+            // Timed out, it may have been for a token, or for a tick, which somebody else has got.
+            Outcome::Closed | Outcome::TimedOut => EndSelect::Again,
+            Outcome::Interrupted => {
+                self.leave(cases);
+                EndSelect::Over
+            }
         }
     }
 
@@ -424,13 +598,18 @@ impl<T> Select<T> {
         &mut self,
         cases: &mut (impl Cases<T, M> + ?Sized),
     ) -> Option<T> {
-        self.wait = None;
+        let (waiter, epoch) = self.wait.take().expect("abandoned without a wait");
+        let outcome = waiter
+            .outcome(epoch)
+            .expect("abandoned while the wait goes on");
         // SAFETY: the caller's promise.
-        let selected = unsafe { self.unlink(cases, false) }?;
+        let selected = unsafe { self.unlink(cases, outcome, false) };
+        self.leave_but(cases, selected.as_ref().and_then(sent_by));
+        let selected = selected?;
         let Served::Received(value) = selected.served else {
             return None;
         };
-        let is_its = |order: &u32| *order as usize == selected.index;
+        let is_its = |stake: &Stake| stake.index as usize == selected.index;
         let at = self.order.iter().position(is_its)?;
         // SAFETY: it was linked, and nothing has taken its place.
         let entry = unsafe { self.entry(at).cast::<Entry<T>>().as_ref() };
@@ -438,17 +617,26 @@ impl<T> Select<T> {
     }
 
     /// Takes all entries off their lists, and says which of them was served. A tick is left to others unless `wants`.
+    /// Turns are kept.
     ///
     /// # Safety
     /// The wait is over, as for [`finish`](Self::finish).
     unsafe fn unlink<M: Mode>(
         &mut self,
         cases: &mut (impl Cases<T, M> + ?Sized),
+        outcome: Outcome,
         wants: bool,
     ) -> Option<Selected<T>> {
+        for turn in &mut self.turns {
+            let turnstile = turnstile_of(cases.channel(turn.index as usize));
+            turnstile.woken(&mut turn.ticket, outcome, Instant::now());
+        }
         let mut selected = None;
-        for at in 0..std::mem::take(&mut self.linked) {
-            let index = self.order[at] as usize;
+        for at in 0..self.order.len() {
+            if !std::mem::take(&mut self.order[at].linked) {
+                continue;
+            }
+            let index = self.order[at].index as usize;
             // SAFETY: it was linked, so it is there.
             let entry = unsafe { self.entry(at).cast::<Entry<T>>().as_ref() };
             let channel = cases.channel(index);
@@ -483,11 +671,25 @@ impl<T> Select<T> {
 impl<T> Drop for Select<T> {
     fn drop(&mut self) {
         debug_assert!(self.wait.is_none(), "dropped in a wait");
+        debug_assert!(!self.has_turns(), "dropped with a turn");
         let entries = NonNull::slice_from_raw_parts(self.entries, self.order.len());
         // SAFETY: the box from `new`. Its entries are in no list, have nothing in their slots and do not count their
         // waiter.
         drop(unsafe { Box::from_raw(entries.as_ptr()) });
     }
+}
+
+/// Where a case is to be linked.
+enum ToLink {
+    InChannel,
+    /// The select stands before the channel, and in a wait.
+    Stands,
+    /// Nowhere: the case is ready.
+    IsReady,
+}
+
+fn sent_by<T>(selected: &Selected<T>) -> Option<usize> {
+    matches!(selected.served, Served::Sent).then_some(selected.index)
 }
 
 per_thread! {
@@ -559,7 +761,8 @@ mod tests {
         let linked = |listed: &[usize]| -> Vec<usize> {
             let cases: Vec<_> = listed.iter().map(|at| Case::Recv(&channels[*at])).collect();
             let select = Select::<u32>::new(&cases[..]);
-            select.order.iter().map(|at| listed[*at as usize]).collect()
+            let stakes = select.order.iter();
+            stakes.map(|stake| listed[stake.index as usize]).collect()
         };
         assert_eq!(linked(&[0, 1, 2, 3, 4]), linked(&[4, 2, 0, 1, 3]));
         assert_eq!(linked(&[1, 3]), linked(&[3, 1]));

@@ -334,9 +334,12 @@ pub fn visit<M: Mode>(caches: &[&Cache<M>], mut each: impl FnMut(&Cache<M>)) {
 #[repr(align(64))]
 pub struct Link(UnsafeCell<Node>);
 
+/// How many bytes at its start a slot may have been written to, while it was on its way home.
+pub const LINK_BYTES: usize = ALIGN;
+
 const _: () = assert!(align_of::<Link>() == ALIGN);
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Link>() <= ALIGN);
+const _: () = assert!(size_of::<Link>() <= LINK_BYTES);
 
 #[derive(Clone, Copy, Debug)]
 struct Node {

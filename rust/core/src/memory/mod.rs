@@ -22,6 +22,9 @@
 //! - [`stock`]: what the threads that use a pool share: locks, books, caches.
 //! - [`warm`]: memory that is there before it is asked for; [`trim`]: memory that goes back to the system.
 //! - [`map`]: a picture of it all.
+//! - [`exports`]: who uses the memory of a buffer, and when it goes back.
+//! - [`objects`]: idle objects of any kind, which has nothing to do with the rest.
+//! - [`poison`]: finds writes to memory after its release, where somebody asks for that.
 //! - [`pool`]: the two ways through: [`Pool::try_acquire`], and [`Pool::begin_acquire`] for who may wait.
 //!
 //! The books, in bytes of size classes: `in_use + cached == reserved <= limit`. A slot is reserved from
@@ -35,10 +38,13 @@ pub mod arena;
 pub mod books;
 pub mod cache;
 pub mod central;
+pub mod exports;
 pub mod gate;
 pub mod map;
 pub mod mapping;
 pub mod nodes;
+pub mod objects;
+pub mod poison;
 pub mod pool;
 pub mod seats;
 pub mod size_class;
@@ -50,6 +56,7 @@ pub mod trim;
 pub mod warm;
 
 pub use books::Stake;
+pub use exports::{Exports, Release, Released};
 pub use map::{ArenaMap, CacheMap, DirectMap, Map, SlotState, SpanMap};
 pub use mapping::Denied;
 pub use nodes::Nodes;

@@ -134,6 +134,12 @@ impl Block {
         self.len
     }
 
+    /// The bytes of its slot, or `None` if it is a mapping of its own.
+    pub fn slot_bytes(&self) -> Option<usize> {
+        let class = SizeClass::of(self.len).filter(|_| !self.span.is_null())?;
+        Some(class.bytes())
+    }
+
     /// A second handle on the same memory.
     ///
     /// # Safety
@@ -311,6 +317,14 @@ impl<M: PoolMode> Pool<M> {
         }
         // SAFETY: as promised by the caller.
         unsafe { self.release_slowly(&block) };
+    }
+
+    /// Whether a release of `block` by the caller may write to its first [`LINK_BYTES`](cache::LINK_BYTES): on a thread
+    /// that is not its home's owner.
+    pub fn may_link(&self, block: &Block) -> bool {
+        let home = block.home.cast::<Cache<M>>();
+        // SAFETY: a block's home is a cache of its pool.
+        !home.is_null() && unsafe { M::owned(&self.stock, home) }.is_none()
     }
 
     pub fn stats(&self) -> Stats {

@@ -45,7 +45,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use machine::Machine;
+pub use machine::{Machine, Window};
 pub use stack::Stack;
 pub use stall::{STALL_AFTER, Stall};
 pub use stats::{Counters, Totals};
@@ -81,6 +81,9 @@ pub struct Host {
     pub new_stack: unsafe fn(from: NonNull<Stack>) -> bool,
     /// Lets go of the embedder's runtime, calls [`Machine::sleep`], and enters it again.
     pub idle: unsafe fn(machine: &'static Machine, deadline: Option<Instant>),
+    /// The machine has nothing to do, and may use the time before it sleeps: see [`Machine::window`]. It is awake, in no
+    /// search, and the embedder's code runs here as in a task.
+    pub on_idle: unsafe fn(machine: &'static Machine) -> Spent,
     /// Starts a thread that runs [`Machine::work`] for this machine. `false`: none is to be had.
     pub start_machine: fn(machine: &'static Machine) -> bool,
     /// A task has kept the thread on which others are parked for too long. Called on another machine's thread.
@@ -88,6 +91,17 @@ pub struct Host {
     /// Writes a line for each task of `scheduler` to the standard error, behind what the monitor has written. Called on a
     /// machine's thread.
     pub show_tasks: unsafe fn(scheduler: &'static Scheduler),
+}
+
+/// What the embedder did with an idle window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spent {
+    /// Nothing.
+    Nothing,
+    /// It ran code of its own, so there may be something to do now.
+    Some,
+    /// Nothing, and wants to be asked again at that time.
+    NothingUntil(Instant),
 }
 
 /// How a scheduler is made.

@@ -20,6 +20,7 @@ static HOST: Host = Host {
     switch: |_, _| unreachable!("nothing runs"),
     new_stack: |_| unreachable!("nothing runs"),
     idle: |_, _| unreachable!("nothing runs"),
+    on_idle: |_| unreachable!("nothing runs"),
     start_machine: |_| unreachable!("nothing runs"),
     on_stall: |_| unreachable!("nothing runs"),
     show_tasks: |_| unreachable!("nothing runs"),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Config, Host, Machine, Refused, STALL_AFTER, Scheduler, Stack,
+    Config, Host, Machine, Refused, STALL_AFTER, Scheduler, Spent, Stack,
     idle::{Mission, Place},
     machine::{FAIRNESS_TURNS, Next, READY_DELAY},
     queue::Queue,
@@ -24,10 +24,15 @@ use crate::{
 };
 
 type Event = Box<dyn FnOnce(&'static Machine)>;
+type Use = Box<dyn FnOnce(&'static Machine) -> Spent>;
 
 thread_local! {
     /// What happens while a machine of this test sleeps, the last first.
     static SLEEPS: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
+    /// What the host does with the idle windows of a machine of this test, the last first; nothing, once there is no more.
+    static WINDOWS: RefCell<Vec<Use>> = const { RefCell::new(Vec::new()) };
+    /// How long a machine of this test was to sleep at the latest, the last time.
+    static SLEEPS_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
     /// The machines for which a thread was asked.
     static STARTED: RefCell<Vec<&'static Machine>> = const { RefCell::new(Vec::new()) };
     /// What happens instead when a thread is asked for: there is none.
@@ -37,9 +42,14 @@ thread_local! {
 static HOST: Host = Host {
     switch: |_, _| unreachable!("the test switches nothing"),
     new_stack: |_| unreachable!("the test switches nothing"),
-    idle: |machine, _| {
+    idle: |machine, deadline| {
+        SLEEPS_UNTIL.set(deadline);
         let event = SLEEPS.with_borrow_mut(Vec::pop);
         event.expect("it was not to sleep here")(machine);
+    },
+    on_idle: |machine| {
+        let event = WINDOWS.with_borrow_mut(Vec::pop);
+        event.map_or(Spent::Nothing, |event| event(machine))
     },
     start_machine: |machine| {
         if let Some(event) = REFUSED.with_borrow_mut(Option::take) {
@@ -55,6 +65,10 @@ static HOST: Host = Host {
 
 fn in_its_sleep(event: impl FnOnce(&'static Machine) + 'static) {
     SLEEPS.with_borrow_mut(|sleeps| sleeps.push(Box::new(event)));
+}
+
+fn in_its_window(event: impl FnOnce(&'static Machine) -> Spent + 'static) {
+    WINDOWS.with_borrow_mut(|windows| windows.push(Box::new(event)));
 }
 
 fn instead_of_a_thread(event: impl FnOnce(&'static Machine) + 'static) {
@@ -1013,4 +1027,58 @@ fn a_machine_with_a_ready_stack_rather_takes_a_worker_of_its_own_node() {
         assert!(!machine.rest(false));
         assert_eq!(machine.worker().map(|worker| worker.node), Some(node));
     }
+}
+
+#[test]
+fn the_host_has_an_idle_window_before_its_machine_counts_as_asleep() {
+    let scheduler = scheduler(1);
+    let (idler, worker) = machine(scheduler);
+    in_its_window(move |machine| {
+        assert_eq!(place(machine), Place::Awake);
+        assert!(machine.holds(worker));
+        assert_eq!(searching(scheduler), 0);
+        let window = machine.window().expect("nothing is to do");
+        assert_eq!((window.until, window.turn), (None, worker.turn()));
+        submit(scheduler);
+        assert_eq!(machine.window(), None, "now there is");
+        Spent::Some
+    });
+    assert!(matches!(idler.next(), Next::Task(_)), "it does not sleep");
+}
+
+#[test]
+fn a_window_ends_with_the_next_timer_of_any_worker() {
+    let scheduler = scheduler(2);
+    let (sleeper, theirs) = machine(scheduler);
+    let (idler, _) = machine(scheduler);
+    put(sleeper, Place::Sleeping);
+    set_timer(scheduler);
+    let timers = || scheduler.slots.iter().filter_map(|slot| slot.timers.next());
+    assert_eq!(timers().count(), 1);
+    assert_eq!(idler.window().unwrap().until, timers().min());
+    let _ = theirs;
+}
+
+#[test]
+fn there_is_no_window_while_another_worker_runs() {
+    let scheduler = scheduler(2);
+    let (_runner, _) = machine(scheduler);
+    let (idler, _) = machine(scheduler);
+    assert_eq!(idler.window(), None);
+}
+
+#[test]
+fn a_host_that_wants_to_be_asked_again_is() {
+    let scheduler = scheduler(1);
+    let (idler, _) = machine(scheduler);
+    let ask_at = Instant::now() + Duration::from_secs(1); // a machine sleeps longer
+    in_its_window(|_| panic_any("it was asked again")); // the last, so it comes after the next
+    in_its_window(move |_| Spent::NothingUntil(ask_at));
+    in_its_sleep(|_| ());
+    let asked = catch_unwind(AssertUnwindSafe(|| idler.next()));
+    assert_eq!(
+        asked.unwrap_err().downcast_ref(),
+        Some(&"it was asked again")
+    );
+    assert_eq!(SLEEPS_UNTIL.get(), Some(ask_at));
 }

@@ -20,6 +20,7 @@ impl<V, M: Mode> Guarded<V, M> {
     }
 
     /// Calls `change` under the lock. It runs no foreign code.
+    #[inline]
     pub fn with<R>(&self, change: impl FnOnce(&mut V) -> R) -> R {
         /// Unlocks also where `change` panics, so that the panic is seen and not a hang.
         struct Unlock<'a, L: RawLock>(&'a L);

@@ -51,11 +51,13 @@ const IS_TICKET: usize = 1;
 
 /// What the embedder does with a task.
 #[derive(Debug)]
+#[repr(C)]
 pub struct TaskVtable {
+    /// How the task's own waiter is kept alive and woken. First field, so that its address is the table's: a task has
+    /// one pointer for both.
+    pub waiter: WaiterClass,
     /// Runs the task on the calling worker: to its end, or one step of it. A forced unwind may pass through.
     pub run: unsafe fn(NonNull<Task>),
-    /// How the task's own waiter is kept alive and woken.
-    pub waiter: WaiterClass,
 }
 
 /// The part of a task that the scheduler sees.
@@ -64,7 +66,6 @@ pub struct TaskVtable {
 pub struct Task {
     /// First field, so that the waiter's address is the task's.
     waiter: Waiter,
-    vtable: &'static TaskVtable,
     scheduler: &'static Scheduler,
     /// Phase and flags; see the module.
     state: AtomicU32,
@@ -94,8 +95,8 @@ pub enum Parking {
 impl Task {
     pub fn new(vtable: &'static TaskVtable, scheduler: &'static Scheduler) -> Self {
         Self {
-            waiter: Waiter::new(&vtable.waiter),
-            vtable,
+            // SAFETY: a `&'static`, whose first field is the class.
+            waiter: unsafe { Waiter::of_class(NonNull::from(vtable).cast()) },
             scheduler,
             state: AtomicU32::new(NEW),
             next: UnsafeCell::new(ptr::null_mut()),
@@ -127,8 +128,11 @@ impl Task {
     /// `task` is alive and the caller's to run.
     #[inline]
     pub(crate) unsafe fn run(task: NonNull<Task>) {
-        // SAFETY: alive, by the caller's promise.
-        unsafe { (task.as_ref().vtable.run)(task) };
+        // SAFETY: alive, by the caller's promise; the pointer is that of a table, see `new`.
+        unsafe {
+            let vtable = task.as_ref().waiter.class_pointer().cast::<TaskVtable>();
+            (vtable.as_ref().run)(task);
+        }
     }
 
     /// Claims the right to start. `false`: it was cancelled before, and is done.
@@ -310,6 +314,12 @@ impl Task {
     pub fn take_cancel(&self) -> bool {
         // Ordering: Relaxed, the flag carries no data.
         self.state.fetch_and(!CANCEL_PENDING, Ordering::Relaxed) & CANCEL_PENDING != 0
+    }
+
+    /// The task took it, and has to raise it once more. Called by the task.
+    pub fn keep_cancel(&self) {
+        // Ordering: Relaxed, nobody but the task looks, in its next wait.
+        self.state.fetch_or(CANCEL_PENDING, Ordering::Relaxed);
     }
 
     /// Whether it was ever asked to cancel.

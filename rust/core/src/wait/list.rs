@@ -135,7 +135,7 @@ pub trait Place<T> {
     /// What the owner finishes the wait with.
     type Left;
 
-    /// Arms the waiter, which is in no wait (but see [`Armed`]), and links its entry last. From here on others may end
+    /// Arms the waiter, which is in no wait, unless it is armed already, and links its entry last. From here on others may end
     /// the wait.
     fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Self::Left;
 }
@@ -145,7 +145,17 @@ impl<T> Place<T> for &WaiterRef {
     type Left = Arc<Entry<T>>;
 
     fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Arc<Entry<T>> {
-        let entry = Arc::new(Entry::new(self.clone(), self.arm(), value));
+        (self, self.arm()).link(list, value)
+    }
+}
+
+/// The same for a waiter that is armed already, for that epoch.
+impl<T> Place<T> for (&WaiterRef, Epoch) {
+    type Left = Arc<Entry<T>>;
+
+    fn link(self, list: &mut WaiterList<T>, value: Option<T>) -> Arc<Entry<T>> {
+        let (waiter, epoch) = self;
+        let entry = Arc::new(Entry::new(waiter.clone(), epoch, value));
         let list_s = Arc::into_raw(Arc::clone(&entry)).cast_mut();
         // SAFETY: not null, alive and new; the reference is given to the list.
         unsafe { list.push(NonNull::new_unchecked(list_s), true) };

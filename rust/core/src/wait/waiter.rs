@@ -85,15 +85,39 @@ pub struct WaiterClass {
 pub struct Waiter {
     /// `epoch << 3 | state`. The owner arms and disarms; claimers do the rest.
     word: AtomicU64,
-    class: &'static WaiterClass,
+    /// A `&'static`, as a pointer: that of a task may be read as the table that the class is the first field of.
+    class: NonNull<WaiterClass>,
 }
+
+// SAFETY: the word is atomic, and the class is shared.
+unsafe impl Send for Waiter {}
+// SAFETY: as above.
+unsafe impl Sync for Waiter {}
 
 impl Waiter {
     pub fn new(class: &'static WaiterClass) -> Self {
+        // SAFETY: a `&'static`.
+        unsafe { Self::of_class(NonNull::from(class)) }
+    }
+
+    /// A waiter whose class may be part of a larger struct, as the pointer knows.
+    ///
+    /// # Safety
+    /// The class is there for ever, and nobody writes to it.
+    pub(crate) unsafe fn of_class(class: NonNull<WaiterClass>) -> Self {
         Self {
             word: AtomicU64::new(SETTLED),
             class,
         }
+    }
+
+    pub(crate) fn class_pointer(&self) -> NonNull<WaiterClass> {
+        self.class
+    }
+
+    fn class(&self) -> &'static WaiterClass {
+        // SAFETY: there for ever, and nobody writes to it.
+        unsafe { self.class.as_ref() }
     }
 
     /// Starts a wait. Called by the owner, which is in no wait.
@@ -197,7 +221,7 @@ impl WaiterRef {
     /// `waiter` is embedded in a struct as its class expects, which is alive during the call.
     pub unsafe fn retain(waiter: NonNull<Waiter>) -> Self {
         // SAFETY: alive and embedded as its class expects, by the caller's promise.
-        unsafe { (waiter.as_ref().class.retain)(waiter) };
+        unsafe { (waiter.as_ref().class().retain)(waiter) };
         Self(waiter)
     }
 
@@ -212,7 +236,7 @@ impl WaiterRef {
 
     /// Whether the waiter is of this class, and so what is embedded in the class's struct.
     pub fn is_of(&self, class: &'static WaiterClass) -> bool {
-        std::ptr::eq(self.class, class)
+        std::ptr::eq(self.class(), class)
     }
 
     /// The waiter as its owner gave it, with the struct around it, which a pointer made of a reference would not reach.
@@ -274,7 +298,7 @@ impl Clone for WaiterRef {
 impl Drop for WaiterRef {
     fn drop(&mut self) {
         // SAFETY: gives up the reference that `self` held.
-        unsafe { (self.class.release)(self.0) };
+        unsafe { (self.class().release)(self.0) };
     }
 }
 
@@ -292,7 +316,7 @@ impl Claim {
     #[inline]
     pub fn complete(self, outcome: Outcome) {
         let pointer = self.waiter.0;
-        let wake = self.waiter.class.wake;
+        let wake = self.waiter.class().wake;
         // Ordering: Release publishes what was handed over to the Acquire in `outcome`.
         self.waiter
             .word

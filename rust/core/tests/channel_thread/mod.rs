@@ -126,7 +126,10 @@ pub fn select_until<T, M: Mode>(
         // SAFETY: the wait is over.
         match unsafe { select.finish(cases) } {
             EndSelect::Done(selected) => return Ok(selected),
-            EndSelect::Again if outcome == Outcome::TimedOut => return Err(outcome),
+            EndSelect::Again if outcome == Outcome::TimedOut => {
+                select.leave(cases);
+                return Err(outcome);
+            }
             EndSelect::Again => {}
             EndSelect::Over => return Err(Outcome::Interrupted),
         }

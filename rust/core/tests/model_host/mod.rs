@@ -9,7 +9,7 @@ use std::{
 
 use loom::thread;
 use penstock_core::{
-    scheduler::{Config, Host, Machine, Refused, STALL_AFTER, Scheduler, Stack},
+    scheduler::{Config, Host, Machine, Refused, STALL_AFTER, Scheduler, Spent, Stack},
     task::{BeginJoin, Parking, Task, TaskVtable},
     topology::{CPU_LIMIT, Layout, Node, Pin, Topology},
     wait::{Epoch, Outcome, WaiterClass, WaiterRef},
@@ -27,6 +27,7 @@ static HOST: Host = Host {
     switch: |_, _| unreachable!("there are no fibers"),
     new_stack: |_| unreachable!("there are no fibers"),
     idle: |machine, deadline| machine.sleep(deadline),
+    on_idle: |_| Spent::Nothing,
     start_machine: |machine| {
         thread::spawn(move || run_machine(machine));
         true

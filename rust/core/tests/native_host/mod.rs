@@ -20,7 +20,7 @@ use std::{
 
 use penstock_core::{
     channel::{BeginRecv, BeginSend, Channel, RecvError, SendError},
-    scheduler::{Config, Host, Machine, Refused, Scheduler, Stack},
+    scheduler::{Config, Host, Machine, Refused, Scheduler, Spent, Stack},
     sync::Shared,
     task::{BeginJoin, Parking, Task, TaskVtable},
     topology::{Layout, Node, Pin, Topology},
@@ -165,6 +165,7 @@ const fn host(idle: unsafe fn(&'static Machine, Option<Instant>)) -> Host {
         switch: fiber::switch,
         new_stack: fiber::new_stack,
         idle,
+        on_idle: |_| Spent::Nothing,
         start_machine,
         show_tasks: |_| unreachable!("nothing is traced"),
         on_stall: |stall| {

@@ -8,7 +8,8 @@
 //! on another stack: one that is ready, an idle loop, or a new one. A stack never leaves its thread.
 //!
 //! What it does besides is in files of their own: [`search`] for work elsewhere, [`parking`], [`pinned`] coroutines, and
-//! machines that are there for one task [`alone`], and whether to look elsewhere at all ([`haul`]).
+//! machines that are there for one task [`alone`], whether to look elsewhere at all ([`haul`]), and what the host may do
+//! before it sleeps ([`window`]).
 //!
 //! Frames here lie under the embedder's code, through which a thread may be ended by a forced unwind: no
 //! value with a destructor is alive across a call that runs a task, switches stacks or sleeps.
@@ -18,6 +19,7 @@ mod haul;
 mod parking;
 mod pinned;
 mod search;
+mod window;
 
 use std::{
     cell::Cell,
@@ -26,6 +28,7 @@ use std::{
 };
 
 use haul::Haul;
+pub use window::Window;
 
 use super::{
     Scheduler, Stack,
@@ -98,6 +101,8 @@ struct Own {
     deferring: Option<Instant>,
     /// Idle loops that are resumed return.
     ends_loops: bool,
+    /// When the host wants to be asked again what it does with an idle window.
+    ask_at: Option<Instant>,
     /// The thread is about to end.
     retiring: bool,
 }
@@ -450,6 +455,8 @@ impl Machine {
         stack
     }
 
+    /// What to run now, or that the loop is to end.
+    #[inline(never)] // `work` stays on the stack of each parked task: what is inlined there is paid for by all of them
     pub(super) fn next(&'static self) -> Next {
         let scheduler = self.scheduler;
         loop {
@@ -496,6 +503,9 @@ impl Machine {
                 return Next::Task(task);
             }
             self.stop_searching(false);
+            if self.spends_window() {
+                continue;
+            }
             if !self.looks_out(worker) && self.rest(false) {
                 self.own().retiring = true;
                 return Next::Return;
@@ -658,7 +668,11 @@ impl Machine {
             retire_at = (!occupied && !ready).then(|| Instant::now() + SPARE_TIME);
             let timer = worker.and_then(|worker| worker.timers.next());
             let judge_at = self.own().loops.judge_at(Instant::now);
-            deadline = [retire_at, timer, judge_at].into_iter().flatten().min();
+            let ask_at = self.own().ask_at.take();
+            deadline = [retire_at, timer, judge_at, ask_at]
+                .into_iter()
+                .flatten()
+                .min();
             if let Some(worker) = worker {
                 worker.set_idle(&mut idle, true);
             }

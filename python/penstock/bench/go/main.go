@@ -1,6 +1,6 @@
-// Go's side of figures.py: the same questions, asked of goroutines and channels.
+// Go's side of `penstock bench`: the same questions, asked of goroutines and channels.
 //
-// It answers on stdout, a line of JSON each: first what it is, then for every "ROW COUNT" read from
+// It answers on stdout, a line of JSON each: first what it is, then for every "QUESTION COUNT" read from
 // stdin the nanoseconds that COUNT operations took, their loop included, or the bytes. Nothing else runs between
 // two questions, and the heap is collected before the clock starts, as on the Python side. The argument
 // "cpu" makes it count the CPU time of the process.
@@ -215,6 +215,51 @@ func selects(count int) time.Duration {
 	return now() - start
 }
 
+// What the collector looks at: a pointer, and as many bytes as a small list of Python's has with its number.
+type object struct {
+	next *object
+	pad  [14]int64
+}
+
+func objects(count int) (first *object) {
+	for range count {
+		first = &object{next: first}
+	}
+	return first
+}
+
+// How late a ticker of one millisecond is beside a goroutine that makes more objects than are there and keeps
+// them: the longest lateness, and the one that 99.9 in 100 ticks do not exceed. A tick that was missed counts as well.
+func lateness(count int) map[string]int64 {
+	const interval, batch = time.Millisecond, 10000
+	heap := []*object{}
+	retain := func(count int) {
+		for range count / batch {
+			heap = append(heap, objects(batch))
+		}
+	}
+	retain(count)
+	runtime.GC()
+	var ended atomic.Bool
+	var ticker sync.WaitGroup
+	late := []time.Duration{}
+	ticker.Go(func() {
+		for due := time.Now().Add(interval); !ended.Load(); {
+			time.Sleep(time.Until(due))
+			for now := time.Now(); !due.After(now); due = due.Add(interval) {
+				late = append(late, now.Sub(due))
+			}
+		}
+	})
+	retain(count * 12 / 10)
+	ended.Store(true)
+	ticker.Wait()
+	runtime.KeepAlive(heap)
+	slices.Sort(late)
+	at := (len(late)*999+999)/1000 - 1
+	return map[string]int64{"worst": late[len(late)-1].Nanoseconds(), "late": late[at].Nanoseconds()}
+}
+
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "cpu" {
 		now = used
@@ -232,9 +277,12 @@ func main() {
 		"mutex":         mutexes(1),
 		"mutex_two":     mutexes(2),
 	}
-	rows := map[string]func(int) int64{"parked": parked}
+	rows := map[string]func(int) any{
+		"gc":     func(count int) any { return lateness(count) },
+		"parked": func(count int) any { return parked(count) },
+	}
 	for name, row := range timed {
-		rows[name] = func(count int) int64 { return row(count).Nanoseconds() }
+		rows[name] = func(count int) any { return row(count).Nanoseconds() }
 	}
 	names, _ := json.Marshal(slices.Collect(maps.Keys(rows)))
 	fmt.Printf("{\"version\": %q, \"rows\": %s}\n", runtime.Version(), names)
@@ -246,9 +294,10 @@ func main() {
 			fmt.Printf("{\"error\": %q}\n", "not a question: "+questions.Text())
 			continue
 		}
-		answer := make(chan int64)
+		answer := make(chan any)
 		runtime.GC()
 		go func() { answer <- rows[row](count) }()
-		fmt.Printf("{\"amount\": %d}\n", <-answer)
+		amount, _ := json.Marshal(<-answer)
+		fmt.Printf("{\"amount\": %s}\n", amount)
 	}
 }

@@ -1,0 +1,236 @@
+//! Where `Buffer` objects come from, and where they go.
+//!
+//! `PyO3` allocates an object cleared, and takes it apart inside a guard, which together cost more than the pool does.
+//! So [`new`] writes into the allocator's memory, and the class's deallocator is [`dealloc`], as for tasks
+//! ([`task::memory`](crate::task)).
+//!
+//! With the GIL a few used objects wait to be used again: the interpreter's allocator, in its turn, gives a page back with
+//! the last object in it and takes it again for the next, so a program that has one buffer at a time would pay for that
+//! with each. Without the GIL its allocator keeps pages, and a list per thread would be left behind by threads that end.
+//!
+//! A buffer that goes without having been released may be a leak that somebody wants to hear of. That is said while
+//! the object still exists, by its finalizer, since the warning names it as its source.
+
+#[cfg(not(Py_GIL_DISABLED))]
+use std::cell::Cell;
+use std::{
+    ptr,
+    sync::atomic::{AtomicPtr, AtomicUsize, Ordering},
+};
+
+use pyo3::{ffi, prelude::*};
+
+use super::buffer::Buffer;
+use crate::error::put_aside;
+
+/// The class. Written once, during the module's import.
+static CLASS: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(ptr::null_mut());
+/// How many bytes into an object its [`Buffer`] is, or 0 before the first object.
+static OFFSET: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes the class over. Called once, by the module's import.
+pub(super) fn load(py: Python<'_>) {
+    let class = py.get_type::<Buffer>().as_type_ptr();
+    // SAFETY: attached, and no object of the class is there yet.
+    unsafe {
+        (*class).tp_dealloc = Some(dealloc);
+        (*class).tp_finalize = Some(finalize);
+    }
+    // Ordering: Relaxed, during the import.
+    CLASS.store(class, Ordering::Relaxed);
+}
+
+/// Used objects, with no buffer in them and no weak references.
+#[cfg(not(Py_GIL_DISABLED))]
+struct Spare {
+    /// The first of them, linked through the first word of their struct.
+    first: Cell<*mut ffi::PyObject>,
+    count: Cell<usize>,
+}
+
+// SAFETY: the GIL guards it: its functions are called by attached threads.
+#[cfg(not(Py_GIL_DISABLED))]
+unsafe impl Sync for Spare {}
+
+#[cfg(not(Py_GIL_DISABLED))]
+static SPARE: Spare = Spare {
+    first: Cell::new(ptr::null_mut()),
+    count: Cell::new(0),
+};
+
+#[cfg(not(Py_GIL_DISABLED))]
+impl Spare {
+    const MAX: usize = 64;
+
+    /// # Safety
+    /// Attached; the offset is that of the buffer in its object.
+    #[inline]
+    unsafe fn take(&self, offset: usize) -> *mut ffi::PyObject {
+        let object = self.first.get();
+        if !object.is_null() {
+            // SAFETY: on the list, so its first word is the link.
+            self.first.set(unsafe { link(object, offset).read() });
+            self.count.set(self.count.get() - 1);
+        }
+        object
+    }
+
+    /// Says whether there was room for it.
+    ///
+    /// # Safety
+    /// As for [`take`](Self::take); the object has no buffer in it and no weak references, and is the caller's.
+    #[inline]
+    unsafe fn put(&self, object: *mut ffi::PyObject, offset: usize) -> bool {
+        if self.count.get() == Self::MAX {
+            return false;
+        }
+        // SAFETY: nothing is in it.
+        unsafe { link(object, offset).write(self.first.replace(object)) };
+        self.count.set(self.count.get() + 1);
+        true
+    }
+}
+
+/// # Safety
+/// `object` is memory of the class, with no buffer in it.
+#[cfg(not(Py_GIL_DISABLED))]
+#[inline]
+unsafe fn link(object: *mut ffi::PyObject, offset: usize) -> *mut *mut ffi::PyObject {
+    // SAFETY: inside the object, by the caller's promise.
+    unsafe { object.byte_add(offset).cast() }
+}
+
+/// Memory for an object, which its class is counted for: used, or fresh.
+///
+/// # Safety
+/// Attached; the offset is that of the buffer in its object.
+#[inline]
+unsafe fn allocate(offset: usize) -> *mut ffi::PyObject {
+    let class = CLASS.load(Ordering::Relaxed); // Ordering: Relaxed, see `load`.
+    #[cfg(Py_GIL_DISABLED)]
+    let _ = offset;
+    // SAFETY: attached; what is on the list has the class's size, and nobody knows it.
+    unsafe {
+        #[cfg(not(Py_GIL_DISABLED))]
+        {
+            let used = SPARE.take(offset);
+            if !used.is_null() {
+                return ffi::PyObject_Init(used, class);
+            }
+        }
+        let object = ffi::PyObject_New::<ffi::PyObject>(class);
+        if !object.is_null() {
+            weak_references(object).write(ptr::null_mut());
+        }
+        object
+    }
+}
+
+/// # Safety
+/// Attached; nobody refers to the object, and it has no buffer in it and no weak references.
+#[inline]
+unsafe fn free(object: *mut ffi::PyObject, offset: usize) {
+    #[cfg(Py_GIL_DISABLED)]
+    let _ = offset;
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let class = ffi::Py_TYPE(object);
+        #[cfg(not(Py_GIL_DISABLED))]
+        let is_kept = SPARE.put(object, offset);
+        #[cfg(Py_GIL_DISABLED)]
+        let is_kept = false;
+        if !is_kept {
+            ffi::PyObject_Free(object.cast());
+        }
+        ffi::Py_DECREF(class.cast());
+    }
+}
+
+/// The list of weak references to `object`, or null.
+///
+/// # Safety
+/// `object` has the memory of a buffer.
+#[inline]
+unsafe fn weak_references(object: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
+    // SAFETY: the class says where.
+    unsafe {
+        let class = CLASS.load(Ordering::Relaxed); // Ordering: Relaxed, see `load`.
+        object.byte_offset((*class).tp_weaklistoffset).cast()
+    }
+}
+
+/// The buffer in `object`.
+///
+/// # Safety
+/// `object` is a buffer, alive as long as the result is used.
+#[inline]
+pub(super) unsafe fn buffer_of<'a>(object: *mut ffi::PyObject) -> &'a Buffer {
+    // SAFETY: there is an object, so the offset is known; the rest is the caller's promise.
+    unsafe {
+        let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, a constant once it is known.
+        &*object.byte_add(offset).cast::<Buffer>()
+    }
+}
+
+/// Makes an object; null with an exception set if there is no memory for it.
+#[inline]
+pub(super) fn new(py: Python<'_>, buffer: Buffer) -> *mut ffi::PyObject {
+    let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, a constant once it is known.
+    if offset == 0 {
+        return first(py, buffer);
+    }
+    // SAFETY: attached; the memory is the class's, and nothing is in it.
+    unsafe {
+        let object = allocate(offset);
+        if object.is_null() {
+            drop(buffer);
+            return object;
+        }
+        object.byte_add(offset).cast::<Buffer>().write(buffer);
+        object
+    }
+}
+
+/// Makes the first object in `PyO3`'s own way, and so finds out where it puts the struct.
+#[cold]
+fn first(py: Python<'_>, buffer: Buffer) -> *mut ffi::PyObject {
+    match Bound::new(py, buffer) {
+        Ok(buffer) => {
+            let address = ptr::from_ref(buffer.get()).addr();
+            let object = buffer.into_ptr();
+            // Ordering: Relaxed, whoever stores it stores the same.
+            OFFSET.store(address - object.addr(), Ordering::Relaxed);
+            object
+        }
+        Err(error) => {
+            error.restore(py);
+            ptr::null_mut()
+        }
+    }
+}
+
+/// Reports the leak of a buffer that goes without having been released.
+unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
+    // SAFETY: called in `dealloc`, attached, and the object is alive again meanwhile.
+    unsafe {
+        let py = Python::assume_attached();
+        let aside = put_aside(py);
+        buffer_of(object).report_leak(py, object);
+        aside.restore(py);
+    }
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: called by CPython on a buffer that nobody refers to, attached. There is an object, so the offset is known.
+    unsafe {
+        if buffer_of(object).is_leak() && ffi::PyObject_CallFinalizerFromDealloc(object) < 0 {
+            return; // the warning's receiver has kept it
+        }
+        if !(*weak_references(object)).is_null() {
+            ffi::PyObject_ClearWeakRefs(object);
+        }
+        let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, see `new`.
+        ptr::drop_in_place(object.byte_add(offset).cast::<Buffer>());
+        free(object, offset);
+    }
+}
