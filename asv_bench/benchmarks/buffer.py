@@ -4,13 +4,13 @@ Each side is a function of a count that returns the nanoseconds it took, its loo
 into the memory; ``bytearray`` has to clear it, which is part of what a pool saves.
 """
 
+import itertools
 import socket
 from collections import deque
-from itertools import repeat
 from threading import Thread
 from time import perf_counter_ns as now
 
-from .atomic import on_threads
+from .work.atomic import on_threads
 
 NBYTES = 64 * 1024
 
@@ -21,7 +21,7 @@ def buffers_penstock(count, *, nbytes=NBYTES):
 
     def borrow(acquire):
         start = now()
-        for _ in repeat(None, count):
+        for _ in itertools.repeat(None, count):
             acquire(nbytes).release()
         return now() - start
 
@@ -32,7 +32,7 @@ def buffers_bytearray(count, *, nbytes=NBYTES):
     """``bytearray(nbytes)``, freed at once."""
     make = bytearray
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         make(nbytes)
     return now() - start
 
@@ -43,7 +43,7 @@ def buffers_numpy(count, *, nbytes=NBYTES):
 
     make, octet = np.empty, np.dtype("u1")
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         make(nbytes, octet)
     return now() - start
 
@@ -84,7 +84,7 @@ def shared_penstock(count, *, threads):
     acquire = BufferPool().acquire
 
     def loop(share):
-        for _ in repeat(None, share):
+        for _ in itertools.repeat(None, share):
             acquire(NBYTES).release()
 
     return on_threads(count, threads, loop, lambda: count // threads * threads)
@@ -95,7 +95,7 @@ def shared_bytearray(count, *, threads):
     make = bytearray
 
     def loop(share):
-        for _ in repeat(None, share):
+        for _ in itertools.repeat(None, share):
             make(NBYTES)
 
     return on_threads(count, threads, loop, lambda: count // threads * threads)
@@ -126,7 +126,7 @@ def on_workers(count, *, workers, tasks=16):
     acquire = BufferPool().acquire
 
     def borrow():
-        for _ in repeat(None, count // tasks):
+        for _ in itertools.repeat(None, count // tasks):
             acquire(NBYTES).release()
 
     with Runtime(workers=workers) as runtime:

@@ -4,9 +4,9 @@ Each side is a function of a count that returns the nanoseconds it took, its loo
 bound before the clock starts, on every side.
 """
 
+import itertools
 import queue
 import threading
-from itertools import repeat
 from time import perf_counter_ns as now
 
 from .work.channel import pairs_deque, pairs_penstock, pairs_queue, pairs_simple_queue
@@ -24,7 +24,7 @@ def pipeline(count, put, get):
 
     def consume():
         ready.set()
-        for _ in repeat(None, count):
+        for _ in itertools.repeat(None, count):
             get()
         done.set()
 
@@ -32,7 +32,7 @@ def pipeline(count, put, get):
     consumer.start()
     ready.wait()
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         put(item)
     done.wait()
     elapsed = now() - start
@@ -94,12 +94,12 @@ def between_tasks(count, *, capacity):
 
     def produce():
         item, send = object(), channel.send
-        for _ in repeat(None, count):
+        for _ in itertools.repeat(None, count):
             send(item)
 
     def consume():
         recv = channel.recv
-        for _ in repeat(None, count):
+        for _ in itertools.repeat(None, count):
             recv()
 
     for task in [go(consume), go(produce)]:
@@ -154,7 +154,7 @@ class Held:
             put = Channel(None if "None" in side else self.count).send
         else:
             put = getattr(queue, side.removeprefix("queue."))().put
-        for _ in repeat(None, self.count):
+        for _ in itertools.repeat(None, self.count):
             put(None)
 
 

@@ -4,8 +4,8 @@ Each side is a function of a count that returns the nanoseconds it took, its loo
 """
 
 import asyncio
+import itertools
 import threading
-from itertools import repeat
 
 from .work.lock import async_blocks, blocks
 
@@ -92,7 +92,7 @@ def hand_overs_penstock(count, waiters):
     lock = Lock()
 
     def enter():
-        for _ in repeat(None, count // waiters):
+        for _ in itertools.repeat(None, count // waiters):
             with lock:
                 yield_now()
 
@@ -108,7 +108,7 @@ def hand_overs_asyncio(count, waiters):
         lock = asyncio.Lock()
 
         async def enter():
-            for _ in repeat(None, count // waiters):
+            for _ in itertools.repeat(None, count // waiters):
                 async with lock:
                     await asyncio.sleep(0)
 

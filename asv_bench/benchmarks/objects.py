@@ -4,11 +4,11 @@ Each side is a function of a count that returns the nanoseconds it took, its loo
 ``bytearray`` of 4 KiB, which nobody writes into.
 """
 
-from itertools import repeat
+import itertools
 from queue import SimpleQueue
 from time import perf_counter_ns as now
 
-from .atomic import on_threads
+from .work.atomic import on_threads
 
 NBYTES = 4096
 KEYS = tuple("abcdefghij")
@@ -25,7 +25,7 @@ def objects_penstock(count):
 
     objects = ObjectPool(make)
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         objects.release(objects.acquire())
     return now() - start
 
@@ -36,7 +36,7 @@ def objects_reset(count):
 
     objects = ObjectPool(make, reset=len)
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         objects.release(objects.acquire())
     return now() - start
 
@@ -47,7 +47,7 @@ def objects_borrow(count):
 
     objects = ObjectPool(make)
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         with objects.borrow():
             pass
     return now() - start
@@ -58,7 +58,7 @@ def objects_queue(count):
     objects = SimpleQueue()
     objects.put(make())
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         objects.put(objects.get())
     return now() - start
 
@@ -66,7 +66,7 @@ def objects_queue(count):
 def objects_bytearray(count):
     """Made anew each time."""
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         bytearray(NBYTES)
     return now() - start
 
@@ -74,7 +74,7 @@ def objects_bytearray(count):
 def objects_dict(count):
     """A ``dict`` of ten keys made anew each time: another object that is often pooled."""
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         dict.fromkeys(KEYS, 0)
     return now() - start
 
@@ -114,7 +114,7 @@ def shared_penstock(count, *, threads):
     objects = ObjectPool(make)
 
     def loop(share):
-        for _ in repeat(None, share):
+        for _ in itertools.repeat(None, share):
             objects.release(objects.acquire())
 
     return on_threads(count, threads, loop, lambda: count // threads * threads)
@@ -127,7 +127,7 @@ def shared_queue(count, *, threads):
         objects.put(make())
 
     def loop(share):
-        for _ in repeat(None, share):
+        for _ in itertools.repeat(None, share):
             objects.put(objects.get())
 
     return on_threads(count, threads, loop, lambda: count // threads * threads)
@@ -163,7 +163,7 @@ def handed_on(count):
 
     releasing = go(blocking, release)
     start = now()
-    for _ in repeat(None, count):
+    for _ in itertools.repeat(None, count):
         channel.send(objects.acquire())
     channel.close()
     releasing.result()

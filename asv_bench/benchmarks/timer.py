@@ -1,7 +1,7 @@
 """What waiting for the time costs: many that sleep at once, and a deadline that is not reached."""
 
 import asyncio
-from itertools import repeat
+import itertools
 
 
 def sleep_penstock(count):
@@ -10,7 +10,7 @@ def sleep_penstock(count):
 
     def start():
         with Group() as group:
-            for _ in repeat(None, count):
+            for _ in itertools.repeat(None, count):
                 group.go(asleep, 0.001)
 
     go(start).result()
@@ -20,7 +20,7 @@ def sleep_asyncio(count):
     """The same in an asyncio loop."""
 
     async def start():
-        await asyncio.gather(*(asyncio.sleep(0.001) for _ in repeat(None, count)))
+        await asyncio.gather(*(asyncio.sleep(0.001) for _ in itertools.repeat(None, count)))
 
     asyncio.run(start())
 
@@ -48,7 +48,7 @@ def deadlines_penstock(count):
     from penstock import go, timeout
 
     def enter():
-        for _ in repeat(None, count):
+        for _ in itertools.repeat(None, count):
             with timeout(60):
                 pass
 
@@ -59,7 +59,7 @@ def deadlines_asyncio(count):
     """``asyncio.timeout``."""
 
     async def enter():
-        for _ in repeat(None, count):
+        for _ in itertools.repeat(None, count):
             async with asyncio.timeout(60):  # noqa: ASYNC100 what is in it is not the question
                 pass
 

@@ -266,6 +266,14 @@ impl Interrupts {
     /// When a wait that begins now has to end: `own` is what its call allows.
     #[inline]
     pub fn limit(&self, own: Option<Instant>) -> Option<Instant> {
+        if self.scopes().is_none() {
+            return own; // most tasks are in no scope
+        }
+        self.limit_by_scopes(own)
+    }
+
+    #[inline(never)]
+    fn limit_by_scopes(&self, own: Option<Instant>) -> Option<Instant> {
         let first = self.with(|scopes| {
             scopes.first()?; // no need to look at the clock
             let now = Instant::now();

@@ -121,28 +121,10 @@ pub(super) unsafe extern "C-unwind" fn send(
     // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
-        let value;
-        let mut timeout = ptr::null_mut();
-        if count == 1 && keywords.is_null() {
-            value = *arguments;
+        let sent = if count == 1 && keywords.is_null() {
+            send_one(py, this, *arguments)
         } else {
-            match parse(
-                py,
-                "send",
-                ["value", "timeout"],
-                1,
-                arguments,
-                count,
-                keywords,
-            ) {
-                Ok([one, other]) => (value, timeout) = (one, other),
-                Err(Raised) => return ptr::null_mut(),
-            }
-        }
-        let sent = if timeout.is_null() {
-            send_one(py, this, value)
-        } else {
-            send_slowly(py, this, value, timeout)
+            send_parsed(py, this, arguments, count, keywords)
         };
         match sent {
             Ok(()) => none(),
@@ -151,11 +133,39 @@ pub(super) unsafe extern "C-unwind" fn send(
     }
 }
 
+/// A send whose arguments have to be looked at. Apart, so that the other form needs no frame for it.
+///
+/// # Safety
+/// As for [`send`].
+#[cold]
+unsafe fn send_parsed(
+    py: Python<'_>,
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> Result<(), Raised> {
+    let names = ["value", "timeout"];
+    // SAFETY: the arguments of a vectorcall, which stay alive during the call.
+    unsafe {
+        let [value, timeout] = parse(py, "send", names, 1, arguments, count, keywords)?;
+        if timeout.is_null() {
+            send_one(py, this, value)
+        } else {
+            send_slowly(py, this, value, timeout)
+        }
+    }
+}
+
 /// A send without a timeout.
 ///
 /// # Safety
 /// In a raw entry of the channel `this`, with nothing that has a destructor alive; `value` stays alive during the call.
-#[inline]
+#[expect(
+    clippy::inline_always,
+    reason = "a call of its own is a tenth of a send's instructions"
+)]
+#[inline(always)]
 pub(super) unsafe fn send_one(
     py: Python<'_>,
     this: *mut ffi::PyObject,
@@ -245,17 +255,34 @@ pub(super) unsafe extern "C-unwind" fn recv(
     // SAFETY: called by CPython on a `Channel`, attached, with the arguments of a vectorcall.
     unsafe {
         let py = Python::assume_attached();
-        let mut timeout = ptr::null_mut();
-        if count != 0 || !keywords.is_null() {
-            match parse(py, "recv", ["timeout"], 0, arguments, count, keywords) {
-                Ok(parsed) => [timeout] = parsed,
-                Err(Raised) => return ptr::null_mut(),
-            }
-        }
-        match receive(py, this, timeout) {
+        let received = if count == 0 && keywords.is_null() {
+            receive(py, this, ptr::null_mut())
+        } else {
+            receive_parsed(py, this, arguments, count, keywords)
+        };
+        match received {
             Ok(value) => value,
             Err(Raised) => ptr::null_mut(),
         }
+    }
+}
+
+/// A receive whose arguments have to be looked at. Apart, so that the other form needs no frame for it.
+///
+/// # Safety
+/// As for [`recv`].
+#[cold]
+unsafe fn receive_parsed(
+    py: Python<'_>,
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> Result<*mut ffi::PyObject, Raised> {
+    // SAFETY: the arguments of a vectorcall, which stay alive during the call.
+    unsafe {
+        let [timeout] = parse(py, "recv", ["timeout"], 0, arguments, count, keywords)?;
+        receive(py, this, timeout)
     }
 }
 
@@ -263,7 +290,8 @@ pub(super) unsafe extern "C-unwind" fn recv(
 ///
 /// # Safety
 /// In a raw entry of the channel `this`, with nothing that has a destructor alive; `timeout` is an argument, or null.
-#[inline]
+#[expect(clippy::inline_always, reason = "as of `send_one`")]
+#[inline(always)]
 unsafe fn receive(
     py: Python<'_>,
     this: *mut ffi::PyObject,

@@ -203,34 +203,34 @@ unsafe fn step(object: *mut ffi::PyObject, argument: *mut ffi::PyObject) -> Resu
         let this = operation(object);
         let py = Python::assume_attached();
         let stepped = this.step(py, argument);
-        if matches!(this.state, State::Over) && matches!(this.what, What::Pending(_)) {
-            this.what = What::Yield; // what it keeps goes now, whoever keeps the object
-        }
+        end_step(object);
         if stepped.is_err() && ffi::PyErr_ExceptionMatches(ffi::PyExc_StopIteration) != 0 {
             return Err(refuse_stop_iteration(py));
         }
-        end_step(object);
         stepped
     }
 }
 
-/// Has the collector look at an operation that waits in an event loop, and lets go of the channel or the end of one that is
-/// over: now, not with the object, which may be left to the thread that made it (see `object::disown`).
+/// Has the collector look at an operation that waits in an event loop, and lets go of what one that is over keeps: now, not
+/// with the object, which somebody may keep, or which is left to the thread that made it (see `object::disown`).
 ///
 /// # Safety
 /// Attached; `object` is an operation.
+#[inline]
 unsafe fn end_step(object: *mut ffi::PyObject) {
     // SAFETY: by the caller's promise.
     unsafe {
         let this = operation(object);
-        let in_loop = matches!(this.state, State::InLoop(_) | State::Delegated(..));
-        if in_loop && ffi::PyObject_GC_IsTracked(object) == 0 {
-            ffi::PyObject_GC_Track(object.cast());
-        }
-        if matches!(this.state, State::Over)
-            && matches!(this.what, What::Send(_) | What::Recv { .. })
-        {
-            ffi::Py_CLEAR(&raw mut this.subject);
+        match this.state {
+            State::Over => match this.what {
+                What::Send(_) | What::Recv { .. } => ffi::Py_CLEAR(&raw mut this.subject),
+                What::Pending(_) => this.what = What::Yield,
+                _ => {}
+            },
+            State::InLoop(_) | State::Delegated(..) if ffi::PyObject_GC_IsTracked(object) == 0 => {
+                ffi::PyObject_GC_Track(object.cast());
+            }
+            _ => {}
         }
     }
 }

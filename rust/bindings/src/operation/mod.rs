@@ -353,9 +353,13 @@ impl Operation {
         py: Python<'_>,
         argument: *mut ffi::PyObject,
     ) -> Result<Step, Raised> {
-        match std::mem::replace(&mut self.state, State::Over) {
+        if matches!(self.state, State::New) {
+            self.state = State::Over;
             // SAFETY: as for this function.
-            State::New => unsafe { self.start(py) },
+            return unsafe { self.start(py) };
+        }
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::New => unreachable!("answered above"),
             State::Waiting(wait) => {
                 // SAFETY: the task is in its step, so it is alive.
                 let outcome = unsafe { (*self.task).core().waiter().outcome(wait.epoch) };

@@ -127,6 +127,8 @@ pub(super) struct Array<T, M: Mode> {
     slots: Box<[Slot<T, M>]>,
     /// From a position to the same slot's next one: a power of two, so that a mask finds the index.
     lap: u64,
+    /// The bits of a position below `lap`.
+    below_lap: u64,
     waiting: CachePadded<Guarded<Waiting<T>, M>>,
 }
 
@@ -185,6 +187,7 @@ impl<T, M: Mode> Array<T, M> {
             head: CachePadded(M::Word::new(0)),
             slots: slots.into_boxed_slice(),
             lap,
+            below_lap: lap - 1,
             waiting: CachePadded(Guarded::new(Waiting::new())),
         })
     }
@@ -196,7 +199,7 @@ impl<T, M: Mode> Array<T, M> {
 
     #[inline]
     fn index(&self, word: u64) -> usize {
-        ((word & (self.lap - 1)) >> FLAG_BITS) as usize
+        ((word & self.below_lap) >> FLAG_BITS) as usize
     }
 
     #[inline]
@@ -211,9 +214,9 @@ impl<T, M: Mode> Array<T, M> {
     #[inline]
     fn next(&self, position: u64) -> u64 {
         if self.index(position) + 1 < self.slots.len() {
-            position + STEP
+            position.wrapping_add(STEP) // in the same lap: nothing wraps, and nothing has to look
         } else {
-            (position & !(self.lap - 1)).wrapping_add(self.lap)
+            (position & !self.below_lap).wrapping_add(self.lap)
         }
     }
 

@@ -267,6 +267,16 @@ impl<T, M: Mode> Channel<T, M> {
     /// Sends without waiting. Never overtakes a sender that waits.
     #[inline]
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        // The two kinds that have a fast way become part of the caller; all four would be a call and a table of jumps.
+        match &self.kind {
+            Kind::Array(array) => array.try_send(value),
+            Kind::List(list) => list.try_send(value),
+            _ => self.try_send_slow_kind(value),
+        }
+    }
+
+    #[inline(never)]
+    fn try_send_slow_kind(&self, value: T) -> Result<(), TrySendError<T>> {
         of_kind!(self, kind => kind.try_send(value))
     }
 
@@ -308,6 +318,16 @@ impl<T, M: Mode> Channel<T, M> {
     /// Receives without waiting.
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        // As in `try_send`.
+        match &self.kind {
+            Kind::Array(array) => array.try_recv(),
+            Kind::List(list) => list.try_recv(),
+            _ => self.try_recv_slow_kind(),
+        }
+    }
+
+    #[inline(never)]
+    fn try_recv_slow_kind(&self) -> Result<T, TryRecvError> {
         of_kind!(self, kind => kind.try_recv())
     }
 
@@ -631,11 +651,17 @@ impl<T> Waiting<T> {
     }
 
     fn claim_sender(&mut self) -> Option<Claimed<T>> {
+        if self.senders.is_empty() {
+            return None; // nobody's time passes, and the clock costs more than the look
+        }
         self.senders_pass_time();
         self.senders.claim_first()
     }
 
     fn claim_receiver(&mut self) -> Option<Claimed<T>> {
+        if self.receivers.is_empty() {
+            return None; // as above
+        }
         self.receivers_pass_time();
         self.receivers.claim_first()
     }
