@@ -300,6 +300,7 @@ ROWS: tuple[Row, ...] = (
         (
             Peer("stdlib", "bytearray", "bytearray(65536)", Goal(0.10, 0.10)),
             Peer("numpy", "empty", "numpy.empty", Goal(0.5, 0.5)),
+            Peer("go", "pool", "Go sync.Pool"),
         ),
     ),
     *(
