@@ -44,7 +44,7 @@ def show(row: Row, samples: list[Samples], *, gil: bool) -> list[str]:
     lines = [
         "",
         f"{row.name}: {row.title}",
-        f"  {'':24}{'median':>12}{'quartiles':>22}{'ratio':>9}{'its quartiles':>17}   goal",
+        f"  {'':24}{'median':>12}{'quartiles':>22}{'ratio':>9}{'its quartiles':>20}   goal",
     ]
     peers = {peer.label: peer for peer in row.peers}
     ours = samples[0]
@@ -60,12 +60,12 @@ def show(row: Row, samples: list[Samples], *, gil: bool) -> list[str]:
         within = ratios(ours, sample) if peer else {}
         if peer and within:
             share = quartiles(list(within.values()))
-            line += f"{share[1]:9.3f}{f'{share[0]:.3f} .. {share[2]:.3f}':>17}"
+            line += f"{share[1]:9.3f}{f'{share[0]:.3f} .. {share[2]:.3f}':>20}"
             line += _against(share, peer.goal, peer.seed, gil=gil)
         elif peer is None and row.limit:
             most = row.limit.most(gil=gil)
             said = verdict(found, row.limit, gil=gil)
-            line += f"{'':26}   <= {most:g} {row.unit}: {said}" if most else ""
+            line += f"{'':29}   <= {most:g} {row.unit}: {said}" if most else ""
         lines.append(line.rstrip())
         if sample.error:
             lines.append(f"  {'':24}stopped early: {sample.error}")
