@@ -62,6 +62,20 @@ ROWS = tuple(
             (Peer("go", "mutex", "Go mutex"), Peer("go", "atomic", "Go atomic")),
         ),
         (
+            "objects",
+            "taking and giving back a pooled object, atomics",
+            1_000_000,
+            False,
+            (Peer("go", "pool", "Go sync.Pool"),),
+        ),
+        (
+            "objects_plain",
+            "taking and giving back a pooled object, plain cells",
+            1_000_000,
+            False,
+            (Peer("go", "pool", "Go sync.Pool"),),
+        ),
+        (
             "pingpong",
             "round trip between two tasks with stacks, rendezvous",
             50_000,

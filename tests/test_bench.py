@@ -100,9 +100,12 @@ def test_the_json_has_every_sample_and_each_rounds_ratio(short_run: tuple[str, d
 
 
 def test_json_alone_is_all_that_stdout_has() -> None:
-    ended = bench("--quick", "--rounds", "1", "--rows", "buffer", "--json")
+    watched = {"PENSTOCK_DEBUG": "locks"}
+    ended = bench("--quick", "--rounds", "1", "--rows", "buffer", "--json", env=watched)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert json.loads(ended.stdout)["rows"][0]["row"] == "buffer"
+    document = json.loads(ended.stdout)
+    assert document["rows"][0]["row"] == "buffer"
+    assert any("PENSTOCK_DEBUG is set" in warning for warning in document["warnings"])
 
 
 def test_the_cpu_clock_counts_no_waiting(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_escapes_are_the_sites_of_what_was_still_exported_in_order() -> None:
     with pool.scope() as scope:
         first = scope.acquire(1)[:]
         second_at = here(-1)
-        second = numpy.frombuffer(scope.acquire(8), "u1")
+        second = numpy.frombuffer(memoryview(scope.acquire(8)), "u1")
         scope.acquire(8)
         referenced = scope.acquire(8)  # no export: its end is the scope's
         third = [scope.acquire(8)[:] for _ in range(2)]
@@ -254,10 +254,10 @@ FORMS = pytest.mark.parametrize("form", ["acquire", "aacquire"])
 
 @FORMS
 def test_a_task_waits_in_it_until_another_scope_ends(form: str, wait_until: Any) -> None:
-    pool = BufferPool(max_bytes=4096)
+    pool = BufferPool(max_bytes=1024)
     with pool.scope() as mine:
         with pool.scope() as other:
-            full = other.acquire(4032)
+            full = other.acquire(960)
             task = acquire_in(mine, form)
             wait_until(lambda: somebody_waits(pool))
         assert repr(full).endswith("released>")
@@ -267,8 +267,8 @@ def test_a_task_waits_in_it_until_another_scope_ends(form: str, wait_until: Any)
 
 @FORMS
 def test_a_wait_that_the_end_of_its_scope_overtakes_is_a_runtime_error(form: str, wait_until: Any) -> None:
-    pool = BufferPool(max_bytes=4096)
-    full = pool.acquire(4032)
+    pool = BufferPool(max_bytes=1024)
+    full = pool.acquire(960)
     with pool.scope() as scope:
         task = acquire_in(scope, form)
         wait_until(lambda: somebody_waits(pool))
@@ -280,8 +280,8 @@ def test_a_wait_that_the_end_of_its_scope_overtakes_is_a_runtime_error(form: str
 
 @FORMS
 def test_a_cancelled_wait_has_taken_nothing(form: str, wait_until: Any) -> None:
-    pool = BufferPool(max_bytes=4096)
-    full = pool.acquire(4032)
+    pool = BufferPool(max_bytes=1024)
+    full = pool.acquire(960)
     with pool.scope() as scope:
         task = acquire_in(scope, form)
         wait_until(lambda: somebody_waits(pool))

@@ -50,12 +50,10 @@ class Objects(RuleBasedStateMachine):
     @rule()
     def acquire(self) -> None:
         thing = self.pool.acquire()
-        expected = (self.idle or self.victims or [None])[-1]
-        if expected is None:
-            self.made(thing)
+        if kept := self.idle or self.victims:
+            assert thing is kept.pop()
         else:
-            assert thing is expected
-            (self.idle or self.victims).pop()
+            self.made(thing)
         assert all(thing is not other for other in self.out)
         self.out.append(thing)
 

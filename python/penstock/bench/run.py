@@ -58,6 +58,8 @@ class Run:
         self._warnings = machine.unquiet(self._quiet)
         if _core.build_profile() == "debug":
             self._warnings.append("this is a debug build of penstock: measure nothing with it")
+        if os.environ.get("PENSTOCK_DEBUG"):
+            self._warnings.append("PENSTOCK_DEBUG is set: what it watches takes time, on our side alone")
 
     def find(self, stack: ExitStack, others: Mapping[str, Sequence[str]]) -> dict[str, Side]:
         """Every side that has a part in the rows, by name, until the stack ends. Notes the missing ones.

@@ -70,6 +70,7 @@
 #  if PY_VERSION_HEX < 0x030E0000 || PY_VERSION_HEX >= 0x030F0000
 #    error "without the GIL only CPython 3.14 is supported: frames are laid out otherwise elsewhere"
 #  endif
+#  include "internal/pycore_object.h"
 #  include "internal/pycore_tstate.h"
 #  include "internal/pycore_uniqueid.h"
 #endif
@@ -248,6 +249,16 @@ penstock_spots(struct penstock_spot *spots, int room)
 }
 
 /* Deferred references ------------------------------------------------------------------------- */
+
+#ifdef Py_GIL_DISABLED
+/* An object of a class is gone. The interpreter counts a new object in a number of this thread's own; taken from the
+ * count of the class itself, as the public function would, each is an atomic operation on what all threads share. */
+void
+penstock_uncount_object(PyTypeObject *class)
+{
+    _Py_DECREF_TYPE(class);
+}
+#endif
 
 #ifdef Py_GIL_DISABLED
 

@@ -50,6 +50,7 @@ mod shim {
     #[cfg(Py_GIL_DISABLED)]
     unsafe extern "C" {
         pub fn penstock_frames_match() -> c_int;
+        pub fn penstock_uncount_object(class: *mut pyo3::ffi::PyTypeObject);
         pub fn penstock_hold_deferred(hold: *mut *mut Hold) -> c_int;
         pub fn penstock_drop_deferred(hold: *mut Hold);
         pub fn penstock_free_hold(hold: *mut Hold);
@@ -157,8 +158,12 @@ fn collection_ends(phase: &str, info: &Bound<'_, PyDict>) {
     }
 }
 
-/// Whether the collection is of every generation.
+/// Whether the collection looks at every object. Without the GIL each one does, whatever it says: those that begin by
+/// themselves call themselves young.
 fn is_full(info: &Bound<'_, PyDict>) -> bool {
+    if cfg!(Py_GIL_DISABLED) {
+        return true;
+    }
     let generation = info.get_item(intern!(info.py(), "generation"));
     generation.is_ok_and(|found| {
         found.is_some_and(|number| number.extract::<u8>().is_ok_and(|number| number == 2))
@@ -241,6 +246,21 @@ pub struct Spot {
     pub code: *mut PyObject,
     /// How many bytes into its instructions.
     pub offset: c_int,
+}
+
+/// An object of `class` is gone, which was counted by `PyObject_New` or `PyObject_Init`.
+///
+/// # Safety
+/// Attached; the object had a reference to the class, which is given up here.
+#[inline]
+pub unsafe fn uncount_object(class: *mut ffi::PyTypeObject) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        #[cfg(Py_GIL_DISABLED)]
+        shim::penstock_uncount_object(class);
+        #[cfg(not(Py_GIL_DISABLED))]
+        ffi::Py_DECREF(class.cast());
+    }
 }
 
 /// Where the Python frames of this greenlet stand, the innermost first; says how many of `spots` it has filled.

@@ -1,4 +1,4 @@
-//! What the core costs by itself: tasks, pairs, atomics, round trips.
+//! What the core costs by itself: tasks, pairs, atomics, pooled objects, round trips.
 //!
 //! `cargo bench -p penstock-core --bench core` prints the median of some rounds and the spread. With `--questions` it
 //! answers `ROW COUNT` lines on its standard input with the nanoseconds that so many operations took, as the sides
@@ -27,6 +27,7 @@ use native_host::{Runtime, Way, channel, recv, send};
 use penstock_core::{
     atomic::Integer,
     channel::Channel,
+    memory::objects::{Identity, Objects, Returned},
     scheduler::Machine,
     sync::{Exclusive, Mode, Shared},
     task::{Task, TaskVtable},
@@ -36,13 +37,15 @@ use penstock_core::{
 /// A row: its name, how many operations a sample of its own has, and the nanoseconds that a count of them takes.
 type Row = (&'static str, usize, fn(usize) -> u128);
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 9] = [
     ("spawn", 100_000, |count| spawn(count, 2)),
     ("spawn_one", 100_000, |count| spawn(count, 1)),
     ("pair", 1_000_000, |count| pair(count, Shared)),
     ("pair_plain", 1_000_000, |count| pair(count, exclusive())),
     ("atomic", 1_000_000, |count| add(count, Shared)),
     ("atomic_plain", 1_000_000, |count| add(count, exclusive())),
+    ("objects", 1_000_000, |count| lend(count, Shared)),
+    ("objects_plain", 1_000_000, |count| lend(count, exclusive())),
     ("pingpong", 50_000, pingpong),
 ];
 const ROUNDS: usize = 15;
@@ -215,6 +218,32 @@ fn pair<M: Mode>(count: usize, mode: M) -> u128 {
     for value in 0..count {
         assert!(black_box(&channel).try_send(black_box(value)).is_ok());
         assert!(black_box(black_box(&channel).try_recv()).is_ok());
+    }
+    start.elapsed().as_nanos()
+}
+
+/// An object known by its address.
+struct Thing(Box<u64>);
+
+impl Identity for Thing {
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(&*self.0).addr()
+    }
+}
+
+/// An idle object is taken and given back.
+fn lend<M: Mode>(count: usize, mode: M) -> u128 {
+    let objects = Objects::new(mode, 1024);
+    let first = Thing(Box::new(0));
+    objects.made(&first, true);
+    assert!(matches!(objects.give_back(first), Returned::Kept));
+    let start = Instant::now();
+    for _ in 0..count {
+        let thing = objects.take().expect("it is idle");
+        assert!(matches!(
+            objects.give_back(black_box(thing)),
+            Returned::Kept
+        ));
     }
     start.elapsed().as_nanos()
 }

@@ -149,6 +149,17 @@ func mutexes(goroutines int) func(int) time.Duration {
 	}
 }
 
+// A pooled object is taken and given back.
+func pool(count int) time.Duration {
+	objects := sync.Pool{New: func() any { return new([4096]byte) }}
+	objects.Put(objects.Get())
+	start := now()
+	for range count {
+		objects.Put(objects.Get())
+	}
+	return now() - start
+}
+
 func resident() int64 {
 	text, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
@@ -276,6 +287,7 @@ func main() {
 		"atomic_two":    atomics(2),
 		"mutex":         mutexes(1),
 		"mutex_two":     mutexes(2),
+		"pool":          pool,
 	}
 	rows := map[string]func(int) any{
 		"gc":     func(count int) any { return lateness(count) },

@@ -21,7 +21,7 @@ use std::{
 use pyo3::{ffi, prelude::*};
 
 use super::buffer::Buffer;
-use crate::error::put_aside;
+use crate::{error::put_aside, interpreter};
 
 /// The class. Written once, during the module's import.
 static CLASS: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(ptr::null_mut());
@@ -142,7 +142,7 @@ unsafe fn free(object: *mut ffi::PyObject, offset: usize) {
         if !is_kept {
             ffi::PyObject_Free(object.cast());
         }
-        ffi::Py_DECREF(class.cast());
+        interpreter::uncount_object(class);
     }
 }
 

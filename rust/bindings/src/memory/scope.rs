@@ -46,7 +46,7 @@ pub(super) static ENTRIES: [Definition; 2] = [
     Definition::fast(
         c"acquire",
         acquire,
-        c"acquire($self, nbytes, *, timeout=None)\n--\n\n\
+        c"acquire($self, nbytes, node=None, *, timeout=None)\n--\n\n\
 Lend a buffer that is released at the end of the scope at the latest.\n\
 \n\
 Otherwise as `BufferPool.acquire`, which says when it waits and what it raises.\n\
@@ -66,7 +66,7 @@ Raises:\n\
     Definition::fast(
         c"aacquire",
         aacquire,
-        c"aacquire($self, nbytes, *, timeout=None)\n--\n\n\
+        c"aacquire($self, nbytes, node=None, *, timeout=None)\n--\n\n\
 The awaitable form of `acquire`, for ``async def`` tasks.\n\
 \n\
 >>> from penstock import BufferPool, go\n\
@@ -162,12 +162,10 @@ impl BufferScope {
     }
 
     fn check(&self, py: Python<'_>) -> Result<(), Raised> {
-        let message = match self.members.inner.with(|inner| inner.phase) {
-            Phase::Open => return Ok(()),
-            Phase::New => "the scope has not been entered: with pool.scope() as scope: ...",
-            Phase::Ended => "the scope has ended: its buffers are gone, and it lends no more",
-        };
-        Err(raise(py, PyRuntimeError::new_err(message)))
+        match self.members.inner.with(|inner| inner.phase) {
+            Phase::Open => Ok(()),
+            phase => Err(refuse(py, phase)),
+        }
     }
 
     /// Takes in a buffer that nobody else knows yet, and gives it back; or gives up its memory where the scope has ended.
@@ -201,8 +199,7 @@ impl BufferScope {
         }
         // SAFETY: the reference is the caller's, who does not get it back.
         unsafe { ffi::Py_DECREF(buffer) };
-        self.check(py)?;
-        Ok(buffer)
+        Err(refuse(py, Phase::Ended))
     }
 
     /// Releases what is left.
@@ -310,6 +307,16 @@ impl BufferScope {
     }
 }
 
+#[cold]
+fn refuse(py: Python<'_>, phase: Phase) -> Raised {
+    let message = if phase == Phase::New {
+        "the scope has not been entered: with pool.scope() as scope: ..."
+    } else {
+        "the scope has ended: its buffers are gone, and it lends no more"
+    };
+    raise(py, PyRuntimeError::new_err(message))
+}
+
 /// # Safety
 /// `this` is a `BufferScope`, alive as long as the result is used.
 pub(super) unsafe fn scope_of<'a>(py: Python<'a>, this: &'a *mut ffi::PyObject) -> &'a BufferScope {
@@ -317,7 +324,7 @@ pub(super) unsafe fn scope_of<'a>(py: Python<'a>, this: &'a *mut ffi::PyObject) 
     unsafe { Bound::ref_from_ptr(py, this).cast_unchecked::<BufferScope>() }.get()
 }
 
-/// `BufferScope.acquire(nbytes, *, timeout=None)`
+/// `BufferScope.acquire(nbytes, node=None, *, timeout=None)`
 unsafe extern "C-unwind" fn acquire(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
@@ -341,7 +348,7 @@ unsafe extern "C-unwind" fn acquire(
     }
 }
 
-/// `BufferScope.aacquire(nbytes, *, timeout=None)`
+/// `BufferScope.aacquire(nbytes, node=None, *, timeout=None)`
 unsafe extern "C-unwind" fn aacquire(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
