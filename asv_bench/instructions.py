@@ -48,7 +48,7 @@ HEADER = """\
 
 def calls():
     """Every counted call: a function of a count, and n."""
-    from benchmarks import atomic, buffer, channel, lock, many, pingpong, select, task
+    from benchmarks import atomic, buffer, channel, lock, many, objects, pingpong, select, task
 
     return {
         "spawn": (task.spawn_penstock, 2000),
@@ -64,6 +64,8 @@ def calls():
         "with Lock": (lock.blocks_penstock, 5000),
         "async with Lock": (lock.blocks_penstock_async, 4000),
         "acquire + release, 64 KiB": (buffer.buffers_penstock, 5000),
+        "acquire + release, an object": (objects.objects_penstock, 5000),
+        "with borrow()": (objects.objects_borrow, 5000),
     }
 
 
@@ -226,7 +228,9 @@ def main():
         kept = {name: count for name, count in budget.items() if name in calls()}
         new = {name: round(ours(spent)) for name, spent in measured.items()}
         budgets[build] = {"rustc": rustc(), **kept, **new}
-        BUDGET.write_text(written(budgets))
+        whole = BUDGET.with_suffix(".new")  # so that nobody finds half a file, whatever ends this
+        whole.write_text(written(budgets))
+        whole.replace(BUDGET)
         return
     if not budget:
         tell(f"NO BUDGET FOR {build}: instructions were NOT compared")
