@@ -48,7 +48,7 @@ HEADER = """\
 
 def calls():
     """Every counted call: a function of a count, and n."""
-    from benchmarks import atomic, buffer, channel, lock, many, pingpong, select, task
+    from benchmarks import atomic, buffer, channel, lock, many, objects, pingpong, select, task
 
     return {
         "spawn": (task.spawn_penstock, 2000),
@@ -64,6 +64,7 @@ def calls():
         "with Lock": (lock.blocks_penstock, 5000),
         "async with Lock": (lock.blocks_penstock_async, 4000),
         "acquire + release, 64 KiB": (buffer.buffers_penstock, 5000),
+        "acquire + release, an object": (objects.objects_penstock, 5000),
     }
 
 
