@@ -178,15 +178,18 @@ def has_nightly(session: nox.Session, component: str, unchecked: str) -> bool:
 
 @nox.session(venv_backend="none")
 def miri(session: nox.Session) -> None:
-    """The tests of channels and their waiters under Miri, which sees undefined behaviour; on nightly Rust."""
+    """The tests of channels, waiters and pooled memory under Miri, which sees undefined behaviour."""
     if has_nightly(session, "miri", "undefined behaviour was NOT looked for"):
-        cargo(
-            session,
-            *("+nightly", "miri", "test", "--locked", "-p", "penstock-core"),
-            *("--test", "channel", "--test", "ends", "--test", "in_place"),
-            *session.posargs,
-            CARGO_TARGET_DIR=str(TARGET / "miri"),
-        )
+        tests = ("--test", "channel", "--test", "ends", "--test", "in_place")
+        for what in (tests, ("--lib", "memory::")):
+            cargo(
+                session,
+                *("+nightly", "miri", "test", "--locked", "-p", "penstock-core"),
+                *what,
+                *session.posargs,
+                CARGO_TARGET_DIR=str(TARGET / "miri"),
+                MIRIFLAGS="-Zmiri-disable-isolation",  # clocks, and the files that tell of the machine
+            )
 
 
 @nox.session(venv_backend="none")

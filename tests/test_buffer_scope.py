@@ -134,7 +134,7 @@ def test_escapes_are_the_sites_of_what_was_still_exported_in_order() -> None:
     with pool.scope() as scope:
         first = scope.acquire(1)[:]
         second_at = here(-1)
-        second = numpy.frombuffer(scope.acquire(8), "u1")
+        second = numpy.frombuffer(memoryview(scope.acquire(8)), "u1")
         scope.acquire(8)
         referenced = scope.acquire(8)  # no export: its end is the scope's
         third = [scope.acquire(8)[:] for _ in range(2)]

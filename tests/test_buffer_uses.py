@@ -146,7 +146,8 @@ def test_hashes_and_compression_read_it() -> None:
         assert hashlib.sha256(buffer).digest() == hashlib.sha256(TEXT).digest()
         assert zlib.crc32(buffer) == zlib.crc32(TEXT)
         assert zlib.decompress(zlib.compress(buffer)) == TEXT
-        assert b"".join([buffer, b"!"]) == TEXT + b"!"  # type: ignore[list-item]
+        pieces: list[Any] = [buffer, b"!"]
+        assert b"".join(pieces) == TEXT + b"!"
         assert bytearray(buffer) == TEXT
         assert TEXT.startswith(bytes(buffer[:4]))
 

@@ -764,3 +764,82 @@ def test_what_another_signal_handler_raises_cancels_the_children_and_waits(run_p
         stdout="['child ended']\n",
         returncode=3,
     )
+
+
+# In a group that is being cancelled
+
+
+def test_what_is_started_in_a_cancelled_group_never_runs() -> None:
+    ran: list[int] = []
+
+    def body() -> None:
+        with Group() as group:
+            group.cancel()
+            task = group.go(ran.append, 1)
+            penstock.yield_now()
+        assert task.cancelled()
+
+    go(body).result(timeout=LIMIT)
+    body()
+    assert ran == []
+
+
+def test_a_clean_up_starts_nothing_in_a_group_that_was_cancelled_as_it_was_left(wait_until: Any) -> None:
+    gate, ran = Channel[None](), list[int]()
+    groups: list[Group] = []
+
+    def clean_up(group: Group) -> None:
+        try:
+            gate.recv()
+        finally:
+            group.go(ran.append, 1)
+
+    def body() -> None:
+        with Group() as group:
+            groups.append(group)
+            group.go(clean_up, group)
+
+    task = go(body)
+    wait_until(lambda: groups and ": leaving," in repr(groups[0]) and gate.stats().recv_waits == 1)
+    groups[0].cancel()
+    task.result(timeout=LIMIT)
+    assert ran == []
+
+
+def test_a_second_failure_does_not_disturb_the_clean_up_after_the_first() -> None:
+    waiting, gate = Channel[None](), Channel[None]()
+    log: list[str] = []
+
+    def fails_first() -> None:
+        for _ in range(2):
+            waiting.recv()
+        raise KeyError
+
+    def fails_in_its_clean_up() -> None:
+        try:
+            waiting.send(None)
+            penstock.sleep(LIMIT)
+        finally:
+            gate.recv()
+            int("x")
+
+    def cleans_up() -> None:
+        try:
+            waiting.send(None)
+            penstock.sleep(LIMIT)
+        finally:
+            gate.send(None)
+            for _ in range(20):
+                penstock.sleep(0.001)
+            log.append("clean")
+
+    def body() -> None:
+        with Group() as group:
+            group.go(fails_first)
+            group.go(fails_in_its_clean_up)
+            group.go(cleans_up)
+
+    error = go(body).exception(timeout=LIMIT)
+    assert isinstance(error, ExceptionGroup)
+    assert [type(one) for one in error.exceptions] == [KeyError, ValueError]
+    assert log == ["clean"]

@@ -107,6 +107,63 @@ def test_bounds_hold_for_any_work(run: Any, ordered: bool, items: list[int], lim
 
 
 @ORDERED
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_result_that_is_there_costs_one_item(ordered: bool, awaits: bool, wait_until: Any) -> None:
+    taken: list[int] = []
+    gate = penstock.Event()
+
+    def source() -> Iterator[int]:
+        for item in itertools.count(1):
+            taken.append(item)
+            if item == 4:
+                gate.set()
+            yield item
+
+    results = penstock.map(lambda _: gate.wait(), source(), limit=4, ordered=ordered)
+
+    async def anext_result() -> None:
+        await anext(results)
+
+    for number in range(20):
+        before = len(taken)
+        go(anext_result).result(timeout=LIMIT) if awaits else next(results)
+        assert number == 0 or len(taken) == before + 1
+        wait_until(lambda: len(results._endings._ended) == len(results._unfinished))
+    results.close()
+
+
+@ORDERED
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_call_that_ends_with_cancelled_ends_the_others_first(ordered: bool, awaits: bool) -> None:
+    started, ended = Channel[None](), threading.Event()
+
+    def call(item: int) -> None:
+        if item == 0:
+            started.recv()
+            raise Cancelled
+        try:
+            started.send(None)
+            penstock.sleep(LIMIT)
+        finally:
+            penstock.sleep(0.001)
+            ended.set()
+
+    results = penstock.map(call, range(2), limit=2, ordered=ordered)
+
+    def next_raises() -> None:
+        with pytest.raises(Cancelled):
+            next(results)
+        assert ended.is_set()
+
+    async def anext_raises() -> None:
+        with pytest.raises(Cancelled):
+            await anext(results)
+        assert ended.is_set()
+
+    go(anext_raises if awaits else next_raises).result(timeout=LIMIT)
+
+
+@ORDERED
 def test_nothing_is_read_before_a_result_is_asked_for_and_the_iterable_may_be_endless(ordered: bool) -> None:
     taken: list[int] = []
 
@@ -426,4 +483,25 @@ def test_results_that_are_there_at_exit_are_silent(run_program: Any) -> None:
         next(results)
         results.itself = results  # dropped by the last collection, when no module can be imported
         """
+    )
+
+
+@pytest.mark.parametrize("way", ["results.close()", "asyncio.run(results.aclose())"])
+def test_a_map_that_a_forked_child_closes_waits_for_no_call_of_the_parent(way: str, run_program: Any) -> None:
+    run_program(
+        f"""
+        import asyncio, warnings, penstock
+        warnings.simplefilter("ignore", DeprecationWarning)
+        gate = penstock.Channel()
+        results = penstock.map(lambda n: gate.recv() if n else n, range(3))
+        print(next(results))
+        wait_until(lambda: gate.stats().recv_waits > 0)
+        child = os.fork()
+        if child == 0:
+            {way}
+            os._exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        gate.close()
+        """,
+        stdout="0\n7\n",
     )

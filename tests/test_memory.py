@@ -336,11 +336,15 @@ def test_above_the_largest_class_memory_is_mapped_and_unmapped() -> None:
 
 
 def test_stats_are_values() -> None:
-    pool = BufferPool()
+    pool = BufferPool(numa="off")
     stats = pool.stats()
     assert isinstance(stats, BufferStats)
     assert stats == pool.stats()
-    assert repr(stats) == "BufferStats(in_use=0, cached=0, reserved=0, reserved_peak=0)"
+    assert repr(stats) == (
+        "BufferStats(in_use=0, cached=0, reserved=0, reserved_peak=0, "
+        "nodes=(BufferNodeStats(id=0, in_use=0, cached=0, reserved=0),), "
+        "binding_denied=False, huge_pages_denied=False)"
+    )
     with pytest.raises(AttributeError):
         stats.in_use = 1  # type: ignore[misc]
 
@@ -562,8 +566,8 @@ def test_aacquire_refuses_what_acquire_does() -> None:
         pool.aacquire(-1)
     with pytest.raises(ValueError, match="timeout"):
         pool.aacquire(1, timeout=-1)
-    with pytest.raises(TypeError, match=r"BufferPool.aacquire\(\) takes 1 positional argument"):
-        pool.aacquire(1, 2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match=r"BufferPool.aacquire\(\) takes at most 2 positional arguments"):
+        pool.aacquire(1, None, 2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match=r"max_bytes \(4096\), not 4097"):
         penstock.go(lent_bytes, pool, 4097).result(timeout=30)
 
@@ -690,17 +694,6 @@ def test_zero_is_a_bool(zero: object) -> None:
         BufferPool(zero=zero)  # type: ignore[arg-type]
 
 
-def test_what_is_not_there_yet_is_absent_and_not_stubbed() -> None:
-    pool = BufferPool()
-    for name in ("warm", "trim"):
-        assert not hasattr(BufferPool, name)
-    for argument in ("numa", "huge_pages"):
-        with pytest.raises(TypeError, match=argument):
-            BufferPool(**{argument: None})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="node"):
-        pool.acquire(1, node=0)  # type: ignore[call-arg]
-
-
 def test_other_bad_arguments() -> None:
     pool = BufferPool()
     with pytest.raises(TypeError, match="max_bytes"):
@@ -710,7 +703,7 @@ def test_other_bad_arguments() -> None:
     with pytest.raises(TypeError):
         pool.acquire()  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        pool.acquire(1, 2)  # type: ignore[call-arg]
+        pool.acquire(1, None, 2)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         pool.acquire(1, size=2)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
@@ -764,6 +757,6 @@ def test_the_default_pool() -> None:
 
 
 def test_signatures_can_be_inspected() -> None:
-    assert str(inspect.signature(BufferPool.acquire)) == "(self, /, nbytes, *, timeout=None)"
-    assert str(inspect.signature(BufferPool.aacquire)) == "(self, /, nbytes, *, timeout=None)"
+    assert str(inspect.signature(BufferPool.acquire)) == "(self, /, nbytes, node=None, *, timeout=None)"
+    assert str(inspect.signature(BufferPool.aacquire)) == "(self, /, nbytes, node=None, *, timeout=None)"
     assert str(inspect.signature(Buffer.release)) == "(self, /)"

@@ -50,6 +50,7 @@ from penstock.map_results import map
 from penstock.memory import (
     Borrowed,
     Buffer,
+    BufferNodeStats,
     BufferPool,
     BufferScope,
     BufferStats,
@@ -73,6 +74,7 @@ __all__ = [
     "Barrier",
     "Borrowed",
     "Buffer",
+    "BufferNodeStats",
     "BufferPool",
     "BufferScope",
     "BufferStats",

@@ -138,11 +138,10 @@ class MapResults(Generic[R]):
     def _wants_item(self, taken: int) -> bool:
         """Whether to take an item now: one for each result, more only while the next result is not there."""
         self._settle()
-        ahead = len(self._window) if self._ordered else len(self._window) + len(self._unfinished)
         return (
             not self._exhausted
             and len(self._unfinished) < self._limit
-            and ahead < 2 * self._limit
+            and len(self._window) < 2 * self._limit  # in any order it holds `limit` at most
             and not (taken and self._is_ready())
         )
 

@@ -15,6 +15,7 @@ from penstock import _debug
 from penstock._core import (
     Borrowed,
     Buffer,
+    BufferNodeStats,
     BufferPool,
     BufferScope,
     BufferStats,
@@ -25,6 +26,7 @@ from penstock._core import (
 __all__ = [
     "Borrowed",
     "Buffer",
+    "BufferNodeStats",
     "BufferPool",
     "BufferScope",
     "BufferStats",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from hypothesis.stateful import (
     multiple,
     rule,
 )
-from penstock import Buffer, BufferPool, BufferScope
+from penstock import Buffer, BufferPool, BufferScope, Node, Topology
 
 SIZES = st.one_of(
     st.integers(0, 200),
@@ -48,6 +49,9 @@ def class_bytes(nbytes: int) -> int:
 
 
 LIMIT = 4 << 20
+# No machine has them, so nothing depends on where the test runs.
+NODES = [300, 301]
+TWO_NODES = Topology([Node(id, [], 0, dict.fromkeys(NODES, 10)) for id in NODES])
 
 
 class View:
@@ -126,6 +130,7 @@ class Loan:
     scope: BufferScope | None
     exports: list[Any] = field(default_factory=list)
     released: bool = False
+    node: int = NODES[0]
 
     @property
     def out(self) -> bool:
@@ -147,14 +152,18 @@ class Buffers(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.other.shutdown()
 
-    @initialize(limited=st.booleans(), zero=st.booleans())
-    def make_pool(self, limited: bool, zero: bool) -> None:
+    @initialize(limited=st.booleans(), zero=st.booleans(), huge_pages=st.booleans())
+    def make_pool(self, limited: bool, zero: bool, huge_pages: bool) -> None:
         self.zero = zero
         self.limit = LIMIT if limited else None
-        self.pool = BufferPool(self.limit, zero=zero)
+        self.pool = BufferPool(self.limit, TWO_NODES, huge_pages, zero)
 
-    def in_use(self) -> int:
-        return sum(class_bytes(len(loan.content)) for loan in self.out if loan.out)
+    def in_use(self, node: int | None = None) -> int:
+        return sum(
+            class_bytes(len(loan.content))
+            for loan in self.out
+            if loan.out and (node is None or loan.node == node)
+        )
 
     def mark_next(self, nbytes: int) -> bytes:
         self.mark = self.mark % 255 + 1
@@ -167,11 +176,11 @@ class Buffers(RuleBasedStateMachine):
         else:
             action()
 
-    def lend(self, nbytes: int, scope: BufferScope | None) -> Loan | None:
+    def lend(self, nbytes: int, scope: BufferScope | None, node: int | None = None) -> Loan | None:
         fits = self.limit is None or self.in_use() + class_bytes(nbytes) <= self.limit
         owner = self.pool if scope is None else scope
         try:
-            buffer = owner.acquire(nbytes, timeout=0)
+            buffer = owner.acquire(nbytes, node, timeout=0)
         except TimeoutError:
             assert not fits
             return None
@@ -179,14 +188,34 @@ class Buffers(RuleBasedStateMachine):
         assert len(buffer) == nbytes
         if self.zero:
             assert buffer == bytes(nbytes)
-        loan = Loan(buffer, self.mark_next(nbytes), scope)
+        # No CPU is on a node that was made up, so callers are taken to be on the first.
+        loan = Loan(buffer, self.mark_next(nbytes), scope, node=NODES[0] if node is None else node)
         buffer[:] = loan.content
         self.out.append(loan)
         return loan
 
-    @rule(target=loans, nbytes=SIZES)
-    def acquire(self, nbytes: int) -> Any:
-        return self.lend(nbytes, None) or multiple()
+    @rule(target=loans, nbytes=SIZES, node=st.sampled_from([None, *NODES]))
+    def acquire(self, nbytes: int, node: int | None) -> Any:
+        return self.lend(nbytes, None, node) or multiple()
+
+    @rule(nbytes=st.sampled_from([64, 5000, 65_536, 1 << 20]), count=st.integers(0, 8))
+    def warm(self, nbytes: int, count: int) -> None:
+        wanted = count * class_bytes(nbytes)
+        if self.limit is not None and self.in_use() + wanted > self.limit:
+            with pytest.raises(ValueError, match="max_bytes"):
+                self.pool.warm(nbytes, count)
+        else:
+            self.pool.warm(nbytes, count)
+            assert self.pool.stats().nodes[0].cached >= wanted
+
+    @rule(elsewhere=st.booleans())
+    def trim(self, elsewhere: bool) -> None:
+        before = self.pool.stats()
+        given: list[int] = []
+        self.do(elsewhere, lambda: given.append(self.pool.trim()))
+        after = self.pool.stats()
+        assert given == [before.reserved - after.reserved]
+        assert after.cached == 0 or sys.platform != "linux"
 
     @rule(target=scopes)
     def open_scope(self) -> BufferScope:
@@ -281,6 +310,10 @@ class Buffers(RuleBasedStateMachine):
         stats = self.pool.stats()
         assert stats.in_use + stats.cached == stats.reserved <= stats.reserved_peak
         assert stats.in_use == self.in_use()
+        for node in stats.nodes:
+            assert node.in_use + node.cached == node.reserved
+            assert node.in_use == self.in_use(node.id)
+        assert sum(node.reserved for node in stats.nodes) == stats.reserved
 
 
 Buffers.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -481,10 +481,13 @@ fn decide(py: Python<'_>, machine: &'static Machine) -> PyResult<Option<(Decisio
     if !functions.is_enabled.bind(py).call0()?.extract::<bool>()? {
         return Ok(None); // the program has turned it off meanwhile
     }
+    let found = functions.thresholds(py)?;
     let young = functions.counts(py)?[0];
     ASKED.set(true);
     let ask = |state: &mut State| {
-        state.planned?; // somebody else has set the thresholds, so the collector is theirs
+        if state.planned != Some(found) {
+            return None; // somebody else has set the thresholds, so the collector is theirs
+        }
         let now = Instant::now();
         let decision = state.pacer.idle(now, window.until, window.turn, young);
         Some((decision, state.pauses.count()))

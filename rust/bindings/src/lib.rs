@@ -69,8 +69,8 @@ mod _core {
             WaitGroupObject,
         },
         memory::{
-            _watch_buffers, Borrowed, Buffer, BufferPool, BufferScope, BufferStats, ObjectPool,
-            ObjectStats,
+            _watch_buffers, Borrowed, Buffer, BufferNodeStats, BufferPool, BufferScope,
+            BufferStats, ObjectPool, ObjectStats,
         },
         pinned::{_pin, _unpin},
         runtime::{_after_fork_in_child, _at_exit, _frames_match, RuntimeObject, build_profile},

@@ -175,6 +175,52 @@ fn a_slot_may_be_sent_home_again_while_another_is_on_its_way() {
     });
 }
 
+#[test]
+fn a_slot_comes_home_once_whoever_takes_it() {
+    loom::model(|| {
+        let list = Arc::new(RemoteList::default());
+        let sender = {
+            let list = Arc::clone(&list);
+            thread::spawn(move || {
+                for number in [1, 2] {
+                    // SAFETY: a fresh link, in no list.
+                    unsafe { list.push(link(number)) }.expect("open, and far from full");
+                }
+            })
+        };
+        // One who fetches what the owner does not need.
+        let visitor = {
+            let list = Arc::clone(&list);
+            thread::spawn(move || numbers(&list.take_all()))
+        };
+        let mut home = numbers(&list.take_all());
+        home.extend(visitor.join().unwrap());
+        sender.join().unwrap();
+        home.extend(numbers(&list.take_all()));
+        home.sort_unstable();
+        assert_eq!(home, [1, 2]);
+    });
+}
+
+#[test]
+fn a_list_that_is_closed_stays_closed_whoever_looks() {
+    loom::model(|| {
+        let list = Arc::new(RemoteList::default());
+        // SAFETY: a fresh link, in no list.
+        unsafe { list.push(link(1)) }.expect("open");
+        let visitor = {
+            let list = Arc::clone(&list);
+            thread::spawn(move || numbers(&list.take_all()))
+        };
+        let mut found = numbers(&list.close());
+        found.extend(visitor.join().unwrap());
+        assert_eq!(found, [1]);
+        // SAFETY: a fresh link, in no list.
+        let refused = unsafe { list.push(link(2)) }.expect_err("closed");
+        assert_eq!(numbers(&refused), [2]);
+    });
+}
+
 /// A buffer: its memory, which must not be used once it is back, and its object, which must not be used once it is gone.
 struct Buffer {
     exports: Exports<Shared>,

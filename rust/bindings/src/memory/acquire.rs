@@ -30,7 +30,7 @@ use crate::{
 pub(super) static ENTRIES: [Definition; 2] = [Definition::fast(
     c"acquire",
     acquire,
-    c"acquire($self, nbytes, *, timeout=None)\n--\n\n\
+    c"acquire($self, nbytes, node=None, *, timeout=None)\n--\n\n\
 Lend a buffer of ``nbytes`` bytes.\n\
 \n\
 ``len()`` of it is ``nbytes`` (0 is allowed), its memory is aligned to 64 bytes, and what is in it is\n\
@@ -38,8 +38,10 @@ anything at all unless the pool was made with ``zero=True``. Where ``max_bytes``
 waits until others have released enough; who waits is served in order, and nobody overtakes.\n\
 Cancelled or timed out, it has taken nothing.\n\
 \n\
+The memory lies on the caller's NUMA node, or on ``node``, the id of one of the pool's nodes.\n\
+\n\
 Raises:\n\
-    ValueError: ``nbytes`` is negative, or more than ``max_bytes``.\n\
+    ValueError: ``nbytes`` is negative, or more than ``max_bytes``, or the pool has no such ``node``.\n\
     TimeoutError: ``timeout`` seconds passed first.\n\
     MemoryError: the system has no more memory to give.\n\
 \n\
@@ -51,7 +53,7 @@ b'el'\n",
 ), Definition::fast(
     c"aacquire",
     aacquire,
-    c"aacquire($self, nbytes, *, timeout=None)\n--\n\n\
+    c"aacquire($self, nbytes, node=None, *, timeout=None)\n--\n\n\
 The awaitable form of `acquire`, for ``async def`` tasks.\n\
 \n\
 It stands in the same line as those who wait in `acquire`, and raises the same.\n\
@@ -65,7 +67,7 @@ It stands in the same line as those who wait in `acquire`, and raises the same.\
 100\n",
 )];
 
-/// `BufferPool.acquire(nbytes, *, timeout=None)`
+/// `BufferPool.acquire(nbytes, node=None, *, timeout=None)`
 pub(super) unsafe extern "C-unwind" fn acquire(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
@@ -77,7 +79,7 @@ pub(super) unsafe extern "C-unwind" fn acquire(
         let py = Python::assume_attached();
         (
             py,
-            Request::parse(py, "acquire", arguments, count, keywords),
+            Request::parse(py, &this, "acquire", arguments, count, keywords),
         )
     };
     let Ok(request) = request else {
@@ -85,7 +87,7 @@ pub(super) unsafe extern "C-unwind" fn acquire(
     };
     // SAFETY: the method's descriptor has checked the class of `this`.
     let pool = unsafe { pool_of(py, &this) };
-    match pool.pool.try_acquire(request.nbytes) {
+    match pool.pool.try_acquire_on(request.nbytes, request.node) {
         Ok(block) => lend(py, this, block),
         Err(TryAcquireError::Full) if request.patience == Patience::None => {
             timed_out(py, request.nbytes);
@@ -94,7 +96,7 @@ pub(super) unsafe extern "C-unwind" fn acquire(
         Err(TryAcquireError::Full) => {
             // SAFETY: in a raw entry of the pool `this`; nothing here has a destructor.
             unsafe {
-                let acquire = Box::new(Acquire::new(this, request.nbytes));
+                let acquire = Box::new(Acquire::new(this, request));
                 pending::run(py, acquire, request.patience).unwrap_or(std::ptr::null_mut())
             }
         }
@@ -109,7 +111,7 @@ pub(super) unsafe extern "C-unwind" fn acquire(
     }
 }
 
-/// `BufferPool.aacquire(nbytes, *, timeout=None)`
+/// `BufferPool.aacquire(nbytes, node=None, *, timeout=None)`
 unsafe extern "C-unwind" fn aacquire(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
@@ -137,10 +139,10 @@ pub(super) unsafe fn aacquire_in(
 ) -> *mut ffi::PyObject {
     // SAFETY: the caller's promise.
     unsafe {
-        let Ok(request) = Request::parse(py, "aacquire", arguments, count, keywords) else {
+        let Ok(request) = Request::parse(py, &pool, "aacquire", arguments, count, keywords) else {
             return std::ptr::null_mut();
         };
-        let mut acquire = Box::new(Acquire::new(pool, request.nbytes));
+        let mut acquire = Box::new(Acquire::new(pool, request));
         acquire.site = match scope {
             None => watch::site_of_call(py),
             Some(_) => Some(watch::site_of_member(py)),
@@ -154,6 +156,7 @@ pub(super) unsafe fn aacquire_in(
 struct Acquire {
     pool: Object,
     nbytes: usize,
+    node: Option<usize>,
     entry: Option<Arc<Entry<Stake>>>,
     /// Where it was called, if the buffer comes elsewhere.
     site: Option<Site>,
@@ -164,11 +167,12 @@ struct Acquire {
 impl Acquire {
     /// # Safety
     /// `pool` is one, alive; attached.
-    unsafe fn new(pool: *mut ffi::PyObject, nbytes: usize) -> Self {
+    unsafe fn new(pool: *mut ffi::PyObject, request: Request) -> Self {
         Self {
             // SAFETY: alive, by the caller's promise.
             pool: unsafe { Object::new(pool) },
-            nbytes,
+            nbytes: request.nbytes,
+            node: request.node,
             entry: None,
             site: None,
             scope: None,
@@ -210,7 +214,7 @@ impl Pending for Acquire {
     }
 
     fn try_now(&mut self, py: Python<'_>) -> Result<Option<*mut ffi::PyObject>, Raised> {
-        match self.pool(py).pool.try_acquire(self.nbytes) {
+        match self.pool(py).pool.try_acquire_on(self.nbytes, self.node) {
             Ok(block) => self.lend(py, block).map(Some),
             Err(TryAcquireError::Full) => Ok(None),
             Err(TryAcquireError::TooLarge) => Err(too_large(py, self.pool(py), self.nbytes)),
@@ -219,7 +223,11 @@ impl Pending for Acquire {
     }
 
     fn begin(&mut self, py: Python<'_>, waiter: &WaiterRef) -> Result<pending::Begun, Raised> {
-        match self.pool(py).pool.begin_acquire(self.nbytes, waiter) {
+        match self
+            .pool(py)
+            .pool
+            .begin_acquire(self.nbytes, self.node, waiter)
+        {
             Begun::Done(block) => self.lend(py, block).map(pending::Begun::Done),
             Begun::Waiting(entry) => {
                 let epoch = entry.epoch;
@@ -269,15 +277,18 @@ impl Pending for Acquire {
 #[derive(Clone, Copy)]
 struct Request {
     nbytes: usize,
+    /// An index; `None`: the caller's.
+    node: Option<usize>,
     patience: Patience,
 }
 
 impl Request {
     /// # Safety
-    /// The arguments are those of a vectorcall.
+    /// The arguments are those of a vectorcall of a method of `this`, a pool.
     #[inline]
     unsafe fn parse(
         py: Python<'_>,
+        this: &*mut ffi::PyObject,
         function: &'static str,
         arguments: *const *mut ffi::PyObject,
         count: ffi::Py_ssize_t,
@@ -286,19 +297,20 @@ impl Request {
         if count == 1 && keywords.is_null() {
             // SAFETY: there is one argument, and it is alive.
             let value = unsafe { Bound::ref_from_ptr(py, &*arguments) };
-            return Self::new(py, value, Patience::Forever);
+            return Self::new(py, value, None, Patience::Forever);
         }
-        if count > 1 {
-            let message =
-                format!("BufferPool.{function}() takes 1 positional argument ({count} given)");
+        if count > 2 {
+            let message = format!(
+                "BufferPool.{function}() takes at most 2 positional arguments ({count} given)"
+            );
             return Err(raise(py, PyTypeError::new_err(message)));
         }
         // SAFETY: as promised by the caller.
-        let [nbytes, timeout] = unsafe {
+        let [nbytes, node, timeout] = unsafe {
             parse(
                 py,
                 function,
-                ["nbytes", "timeout"],
+                ["nbytes", "node", "timeout"],
                 1,
                 arguments,
                 count,
@@ -310,14 +322,36 @@ impl Request {
         } else {
             Patience::from_timeout(py, timeout)?
         };
+        let node = if node.is_null() {
+            None
+        } else {
+            // SAFETY: `this` is a pool, the argument is there, and both are alive.
+            let node =
+                unsafe { pool_of(py, this).node_from_argument(Bound::ref_from_ptr(py, &node)) };
+            node.map_err(|error| raise(py, error))?
+        };
         // SAFETY: a required argument is there, and alive.
-        Self::new(py, unsafe { Bound::ref_from_ptr(py, &nbytes) }, patience)
+        Self::new(
+            py,
+            unsafe { Bound::ref_from_ptr(py, &nbytes) },
+            node,
+            patience,
+        )
     }
 
     #[inline]
-    fn new(py: Python<'_>, nbytes: &Bound<'_, PyAny>, patience: Patience) -> Result<Self, Raised> {
+    fn new(
+        py: Python<'_>,
+        nbytes: &Bound<'_, PyAny>,
+        node: Option<usize>,
+        patience: Patience,
+    ) -> Result<Self, Raised> {
         match byte_count(nbytes, "nbytes", 0, "an int >= 0") {
-            Ok(nbytes) => Ok(Self { nbytes, patience }),
+            Ok(nbytes) => Ok(Self {
+                nbytes,
+                node,
+                patience,
+            }),
             Err(error) => Err(raise(py, error)),
         }
     }
@@ -338,13 +372,14 @@ fn timed_out(py: Python<'_>, nbytes: usize) -> Raised {
 
 #[cold]
 fn failed(py: Python<'_>, error: io::Error) -> Raised {
-    let out_of_memory = error.kind() == io::ErrorKind::OutOfMemory;
-    raise(
-        py,
-        if out_of_memory {
-            PyMemoryError::new_err("the system has no more memory to give")
-        } else {
-            PyOSError::new_err(error)
-        },
-    )
+    raise(py, system_error(error))
+}
+
+/// The system has said no.
+pub(super) fn system_error(error: io::Error) -> PyErr {
+    if error.kind() == io::ErrorKind::OutOfMemory {
+        PyMemoryError::new_err("the system has no more memory to give")
+    } else {
+        PyOSError::new_err(error)
+    }
 }

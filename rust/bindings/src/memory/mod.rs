@@ -11,6 +11,7 @@ mod object_pool;
 mod pool;
 mod scope;
 mod site;
+mod stats;
 mod watch;
 
 use pyo3::prelude::*;
@@ -21,8 +22,9 @@ pub use self::{
     borrowed::Borrowed,
     buffer::Buffer,
     object_pool::{ObjectPool, ObjectStats, age_idle_objects},
-    pool::{BufferPool, BufferStats},
+    pool::BufferPool,
     scope::BufferScope,
+    stats::{BufferNodeStats, BufferStats},
     watch::_watch_buffers,
 };
 

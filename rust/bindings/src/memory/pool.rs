@@ -1,6 +1,9 @@
-//! `BufferPool`: the class, its figures, and how many bytes an argument may ask for.
+//! `BufferPool`: the class, its nodes, and how many bytes an argument may ask for.
 
-use penstock_core::memory::{Pool, PoolOptions};
+use penstock_core::{
+    memory::{Nodes, Pool, PoolOptions, SizeClass, WarmError},
+    scheduler::Machine,
+};
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     ffi,
@@ -9,48 +12,32 @@ use pyo3::{
 };
 
 use super::{
+    acquire,
     map::{Picture, picture},
     scope::BufferScope,
+    stats::BufferStats,
     watch::Watch,
 };
 use crate::{
     convert::Passed,
     mode::{Mode, mode},
+    runtime::{Numa, numa_from_argument, numa_from_environment},
 };
-
-/// Bytes of a pool, counted as bytes of size classes: ``in_use + cached == reserved``.
-///
-/// ``reserved_peak`` is the most that ``reserved`` has been.
-#[pyclass(frozen, eq, get_all, skip_from_py_object, module = "penstock")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BufferStats {
-    in_use: usize,
-    cached: usize,
-    reserved: usize,
-    reserved_peak: usize,
-}
-
-#[pymethods]
-impl BufferStats {
-    fn __repr__(&self) -> String {
-        let Self {
-            in_use,
-            cached,
-            reserved,
-            reserved_peak,
-        } = self;
-        format!(
-            "BufferStats(in_use={in_use}, cached={cached}, reserved={reserved}, \
-             reserved_peak={reserved_peak})"
-        )
-    }
-}
 
 /// A pool of buffers: memory in size classes that is lent, and lent again when it comes back.
 ///
 /// ``max_bytes`` bounds what is in use, counted in size classes (a request of n bytes takes at most an
 /// eighth more from 1 KiB up, below that the next multiple of 64); ``acquire`` then waits where it would
 /// be more. ``zero=True`` clears memory before it is lent. Any thread or task may acquire and release.
+///
+/// ``numa`` says for which nodes the pool keeps memory apart: ``"auto"`` for those of this machine (or one, where
+/// ``PENSTOCK_NUMA=off``), ``"off"`` for one, a `Topology` for its nodes. Memory comes from the caller's node, that is
+/// its worker's in a runtime and its CPU's elsewhere, and goes home to it from wherever it is released. Where
+/// the machine has several nodes, memory is bound to those it has; nodes that it has not are simulated: their figures
+/// are their own, their memory is ordinary. ``max_bytes`` spans all nodes. ``huge_pages=True`` asks the system
+/// for huge pages. What the system denies costs speed and nothing else, and shows in ``stats()``.
+///
+/// What nobody needed for some seconds goes back to the system, unless it was warmed.
 ///
 /// >>> from penstock import BufferPool
 /// >>> pool = BufferPool(max_bytes=1 << 20)
@@ -70,40 +57,92 @@ pub struct BufferPool {
 impl BufferPool {
     #[new]
     #[pyo3(
-        signature = (max_bytes=None, *, zero=Passed::No),
-        text_signature = "(max_bytes=None, *, zero=False)"
+        signature = (max_bytes=None, numa=Passed::No, huge_pages=Passed::No, zero=Passed::No),
+        text_signature = "(max_bytes=None, numa='auto', huge_pages=False, zero=False)"
     )]
-    fn new(max_bytes: Option<&Bound<'_, PyAny>>, zero: Passed<'_>) -> PyResult<Self> {
+    fn new(
+        max_bytes: Option<&Bound<'_, PyAny>>,
+        numa: Passed<'_>,
+        huge_pages: Passed<'_>,
+        zero: Passed<'_>,
+    ) -> PyResult<Self> {
         let max_bytes = match max_bytes {
             None => None,
             Some(value) => Some(byte_count(value, "max_bytes", 1, "None or an int >= 1")?),
         };
-        let zero = match zero {
-            Passed::No => false,
-            Passed::As(value) => value.extract().map_err(|_| {
-                let shown = value
-                    .repr()
-                    .map_or_else(|_| "?".to_owned(), |text| text.to_string());
-                PyTypeError::new_err(format!("zero must be a bool, not {shown}"))
-            })?,
-        };
+        let nodes = nodes_from_argument(numa)?;
+        let huge_pages = flag("huge_pages", huge_pages)?;
+        let zero = flag("zero", zero)?;
         let watch = Watch::new(zero);
-        let zero = zero && !watch.clears();
+        let options = PoolOptions {
+            max_bytes,
+            zero: zero && !watch.clears(),
+            huge_pages,
+        };
         Ok(Self {
-            pool: Pool::new(mode(), PoolOptions { max_bytes, zero }),
+            pool: Pool::on(mode(), options, nodes),
             watch,
         })
     }
 
+    /// Makes memory ready before it is needed: ``count`` buffers of ``nbytes`` on the caller's node.
+    ///
+    /// The next ``count`` calls of ``acquire(nbytes)`` on that node find their memory mapped and resident. It stays
+    /// so until ``trim()``: what was warmed does not go back to the system by itself. It takes the time of writing to
+    /// every page, during which others run. Calls do not add up: warming 10, then 20, makes 20.
+    ///
+    /// Raises:
+    ///     `ValueError`: ``nbytes`` or ``count`` is negative; ``nbytes`` is above 1 MiB, from where on each buffer is
+    ///         mapped when it is acquired; or ``max_bytes`` leaves no room for so many.
+    ///     `MemoryError`: the system has no more memory to give. Nothing has changed.
+    ///
+    /// >>> from penstock import BufferPool
+    /// >>> pool = BufferPool()
+    /// >>> pool.warm(65536, 8)
+    /// >>> pool.stats().cached
+    /// 524288
+    fn warm(&self, nbytes: &Bound<'_, PyAny>, count: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = nbytes.py();
+        let bytes = byte_count(nbytes, "nbytes", 0, "an int >= 0")?;
+        let slots = byte_count(count, "count", 0, "an int >= 0")?;
+        let warming = self
+            .pool
+            .begin_warm(bytes, slots)
+            .map_err(|error| match error {
+                WarmError::NoClass => PyValueError::new_err(format!(
+                    "nbytes must be at most {largest}, not {bytes}: above that each buffer is mapped when it is \
+                     acquired",
+                    largest = SizeClass::largest().bytes()
+                )),
+                WarmError::TooMuch { wanted, room } => PyValueError::new_err(format!(
+                    "count must be such that the buffers fit the pool's max_bytes, of which {room} are free, not \
+                     {slots} ({wanted} bytes)"
+                )),
+                WarmError::Failed(error) => acquire::system_error(error),
+            })?;
+        // The slots are ours meanwhile, and the pool is not touched.
+        py.detach(|| warming.touch());
+        self.pool.finish_warm(warming);
+        Ok(())
+    }
+
+    /// Gives cached memory back to the system, what was warmed too, and returns the bytes by which ``reserved`` shrank.
+    ///
+    /// Never waits. It reaches into the caches of all threads; without the GIL it leaves alone a thread that is
+    /// acquiring or releasing at that very moment, and, on systems other than Linux, every thread. What is in use stays.
+    ///
+    /// >>> from penstock import BufferPool
+    /// >>> pool = BufferPool()
+    /// >>> pool.acquire(5000).release()
+    /// >>> pool.trim(), pool.stats().reserved
+    /// (5120, 0)
+    fn trim(&self) -> usize {
+        self.pool.trim()
+    }
+
     /// What the pool holds now.
     fn stats(&self) -> BufferStats {
-        let stats = self.pool.stats();
-        BufferStats {
-            in_use: stats.in_use,
-            cached: stats.cached,
-            reserved: stats.reserved,
-            reserved_peak: stats.reserved_peak,
-        }
+        self.pool.report().into()
     }
 
     /// A block at whose end the buffers that were acquired in it are released: ``with pool.scope() as scope:``.
@@ -146,6 +185,52 @@ impl BufferPool {
             "a BufferPool cannot be pickled or copied: the buffers it has lent have to come back to it",
         ))
     }
+}
+
+impl BufferPool {
+    /// Reads a `node=` argument: an index, or `None` for the caller's node.
+    pub(super) fn node_from_argument(&self, value: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
+        if value.is_none() {
+            return Ok(None);
+        }
+        let nodes = self.pool.nodes();
+        let allowed = || format!("None or one of the pool's nodes {:?}", nodes.ids());
+        let id = byte_count(value, "node", 0, &allowed())?;
+        let index = u32::try_from(id).ok().and_then(|id| nodes.index_of(id));
+        match index {
+            Some(index) => Ok(Some(index)),
+            None => Err(bad_count(value, "node", &allowed())),
+        }
+    }
+}
+
+fn nodes_from_argument(numa: Passed<'_>) -> PyResult<Nodes> {
+    let given = match numa {
+        Passed::No => None,
+        Passed::As(value) => numa_from_argument(&value)?,
+    };
+    let numa = match given {
+        Some(numa) => numa,
+        None => numa_from_environment()?,
+    };
+    let of_worker = || Machine::current().map(Machine::node_id);
+    Ok(match numa {
+        Numa::Auto => Nodes::of_machine(of_worker),
+        Numa::Off => Nodes::one(),
+        Numa::As(topology) => Nodes::made_up(&topology, of_worker),
+    })
+}
+
+fn flag(name: &str, value: Passed<'_>) -> PyResult<bool> {
+    let Passed::As(value) = value else {
+        return Ok(false);
+    };
+    value.extract().map_err(|_| {
+        let shown = value
+            .repr()
+            .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+        PyTypeError::new_err(format!("{name} must be a bool, not {shown}"))
+    })
 }
 
 /// # Safety

@@ -46,7 +46,7 @@ pub(super) static ENTRIES: [Definition; 2] = [
     Definition::fast(
         c"acquire",
         acquire,
-        c"acquire($self, nbytes, *, timeout=None)\n--\n\n\
+        c"acquire($self, nbytes, node=None, *, timeout=None)\n--\n\n\
 Lend a buffer that is released at the end of the scope at the latest.\n\
 \n\
 Otherwise as `BufferPool.acquire`, which says when it waits and what it raises.\n\
@@ -66,7 +66,7 @@ Raises:\n\
     Definition::fast(
         c"aacquire",
         aacquire,
-        c"aacquire($self, nbytes, *, timeout=None)\n--\n\n\
+        c"aacquire($self, nbytes, node=None, *, timeout=None)\n--\n\n\
 The awaitable form of `acquire`, for ``async def`` tasks.\n\
 \n\
 >>> from penstock import BufferPool, go\n\
@@ -324,7 +324,7 @@ pub(super) unsafe fn scope_of<'a>(py: Python<'a>, this: &'a *mut ffi::PyObject) 
     unsafe { Bound::ref_from_ptr(py, this).cast_unchecked::<BufferScope>() }.get()
 }
 
-/// `BufferScope.acquire(nbytes, *, timeout=None)`
+/// `BufferScope.acquire(nbytes, node=None, *, timeout=None)`
 unsafe extern "C-unwind" fn acquire(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
@@ -348,7 +348,7 @@ unsafe extern "C-unwind" fn acquire(
     }
 }
 
-/// `BufferScope.aacquire(nbytes, *, timeout=None)`
+/// `BufferScope.aacquire(nbytes, node=None, *, timeout=None)`
 unsafe extern "C-unwind" fn aacquire(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,

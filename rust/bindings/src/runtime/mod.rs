@@ -28,7 +28,9 @@ use crate::{
 pub use self::{
     host::{count_thread, thread_ended},
     life::{is_over, machines, over, quiescence},
-    settings::{MAX_WORKERS, workers_from_environment},
+    settings::{
+        MAX_WORKERS, Numa, numa_from_argument, numa_from_environment, workers_from_environment,
+    },
 };
 use self::{life::Life, settings::Settings};
 

@@ -101,7 +101,8 @@ pub fn layout(settings: &Settings, exclusive: bool) -> PyResult<Layout> {
     Ok(Layout::new(&topology, &allowed, pin, seats))
 }
 
-fn numa_from_argument(value: &Bound<'_, PyAny>) -> PyResult<Option<Numa>> {
+/// Reads a `numa=` argument; `None` is "auto", and leaves it to the environment.
+pub fn numa_from_argument(value: &Bound<'_, PyAny>) -> PyResult<Option<Numa>> {
     let allowed = "\"auto\", \"off\" or a Topology";
     if let Ok(topology) = value.cast::<crate::topology::Topology>() {
         return Ok(Some(Numa::As(topology.get().core().clone())));
@@ -131,7 +132,7 @@ fn pin_from_argument(value: &Bound<'_, PyAny>) -> PyResult<Option<Pin>> {
     }
 }
 
-fn numa_from_environment() -> PyResult<Numa> {
+pub fn numa_from_environment() -> PyResult<Numa> {
     let choices = [("auto", Numa::Auto), ("off", Numa::Off)];
     Ok(choice_from_environment("PENSTOCK_NUMA", choices)?.unwrap_or(Numa::Auto))
 }

@@ -23,7 +23,7 @@
 //! # Rates
 //! A send on a channel with a [`Rate`](super::Rate) is ready when it would go through: the turn is free, or the select has
 //! it, a token is there, and room. A pass takes the turn for the try only. A select that goes on to wait stands before the
-//! channel's [`Turnstile`](super::Turnstile), as a sender does, once for all of its cases there ([`Turn`]); it has no
+//! channel's [`Turnstile`], as a sender does, once for all of its cases there ([`Turn`]); it has no
 //! entry in the channel itself before it has the turn and a token. That it gets the turn, or that the token comes (the
 //! wait times out then), is no case that took effect: the select begins with a pass again, and keeps the turn. It
 //! passes that on when one of its cases has taken effect, or none will, and takes a token if it has sent there. To hold

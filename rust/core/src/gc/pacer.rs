@@ -28,7 +28,7 @@ const MARGIN: u32 = 4;
 /// What the count of a free-threaded build, of 32 bits, surely gets past.
 const THRESHOLD_MAX: i32 = i32::MAX / 2;
 /// A frozen object costs a free-threaded collection this fraction of another: it is passed over, one by one.
-const FROZEN_SHARE: u64 = 3;
+const FROZEN_SHARE: u64 = 2;
 
 /// When the collector acts on its own, as `gc.set_threshold` has it.
 pub type Thresholds = [i32; 3];

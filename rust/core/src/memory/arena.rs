@@ -1,110 +1,25 @@
-//! Where pages come from: regions of mapped address space, handed out in runs of units.
+//! The address space of one node: regions, handed out in runs of units.
 //!
 //! A region is 64 units of 64 KiB, so one word says which of them are free, and a unit is a multiple of
 //! every page size there is. Pages cost address space until somebody writes to them; a run that comes
 //! back is decommitted, so it costs no memory again. A region that is free from end to end is unmapped,
 //! but for the last one, so that a pool that breathes does not map and unmap with every breath.
 //!
-//! Requests above the largest size class do not pass through regions: [`Mapping`] is one of its own.
+//! Requests above the largest size class do not pass through regions: a [`Mapping`] is one of its own.
 
 use std::{io, ptr::NonNull};
+
+use super::mapping::{Backing, Denied, Mapping, decommit};
 
 /// What a region hands out: a multiple of the page size on every platform.
 pub const UNIT: usize = 64 << 10;
 const UNITS: u32 = u64::BITS;
 pub const REGION_BYTES: usize = UNITS as usize * UNIT;
 
-/// Pages from the system, given back when it is dropped.
-#[derive(Debug)]
-pub struct Mapping {
-    base: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: a mapping is memory that nobody else knows of; it may be given back from any thread.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    /// `bytes` of zeroes, a multiple of the page size.
-    pub fn new(bytes: usize) -> io::Result<Self> {
-        // SAFETY: a fresh private mapping, placed by the system, touches no memory that exists.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast()).expect("the system maps nothing at address 0");
-        Ok(Self { base, bytes })
-    }
-
-    pub fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-
-    /// Gives up the mapping without unmapping it; [`from_raw`](Self::from_raw) takes it back.
-    pub fn into_raw(self) -> NonNull<u8> {
-        let base = self.base;
-        std::mem::forget(self);
-        base
-    }
-
-    /// # Safety
-    /// `base` came from [`into_raw`](Self::into_raw) of a mapping of `bytes`, and is given up here.
-    pub unsafe fn from_raw(base: NonNull<u8>, bytes: usize) -> Self {
-        Self { base, bytes }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: `base` and `bytes` are those of a live mapping, whose owner goes here.
-        let failed = unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
-        debug_assert_eq!(failed, 0, "munmap: {}", io::Error::last_os_error());
-    }
-}
-
-/// The page size, which direct mappings are rounded to.
-pub fn page_bytes() -> usize {
-    // SAFETY: no preconditions.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).expect("every system has a page size")
-}
-
-/// Tells the system that the pages wholly inside `start..start + bytes` hold nothing of value. A system
-/// that says no keeps them; that costs memory and nothing else.
-///
-/// # Safety
-/// The range lies in a live mapping and nobody uses it.
-pub unsafe fn decommit(start: NonNull<u8>, bytes: usize) {
-    let page = page_bytes();
-    let skipped = start.as_ptr().align_offset(page);
-    let Some(inside) = bytes.checked_sub(skipped) else {
-        return;
-    };
-    let inside = inside / page * page;
-    if inside > 0 {
-        // SAFETY: `skipped + inside <= bytes`, so the range stays in the caller's, which nobody uses.
-        unsafe {
-            libc::madvise(
-                start.as_ptr().add(skipped).cast(),
-                inside,
-                libc::MADV_DONTNEED,
-            )
-        };
-    }
-}
-
 #[derive(Debug)]
 struct Region {
     mapping: Mapping,
+    huge: bool,
     /// A bit per unit, set while it is free.
     free: u64,
 }
@@ -113,16 +28,39 @@ struct Region {
 #[derive(Debug, Default)]
 pub struct Arena {
     regions: Vec<Region>,
+    backing: Backing,
+    denied: Denied,
+}
+
+/// A region, to be shown.
+#[derive(Debug)]
+pub struct RegionMap {
+    pub base: NonNull<u8>,
+    pub huge: bool,
+    /// Its free units, as offsets and bytes.
+    pub free: Vec<(usize, usize)>,
 }
 
 impl Arena {
+    pub fn new(backing: Backing) -> Self {
+        Self {
+            backing,
+            ..Self::default()
+        }
+    }
+
+    /// What the system has not done for it.
+    pub fn denied(&self) -> Denied {
+        self.denied
+    }
+
     /// `units` units in a row that are mapped already.
     pub fn take(&mut self, units: u32) -> Option<NonNull<u8>> {
         for region in &mut self.regions {
             if let Some(first) = first_run(region.free, units) {
                 region.free &= !run(first, units);
                 // SAFETY: `first + units <= 64`, so the offset lies in the region.
-                return Some(unsafe { region.mapping.base.add(first as usize * UNIT) });
+                return Some(unsafe { region.mapping.base().add(first as usize * UNIT) });
             }
         }
         None
@@ -130,8 +68,11 @@ impl Arena {
 
     /// Maps one more region.
     pub fn grow(&mut self) -> io::Result<()> {
+        let (mapping, denied) = Mapping::backed(REGION_BYTES, self.backing)?;
+        self.denied |= denied;
         self.regions.push(Region {
-            mapping: Mapping::new(REGION_BYTES)?,
+            mapping,
+            huge: self.backing.huge && !denied.huge,
             free: u64::MAX,
         });
         Ok(())
@@ -150,7 +91,7 @@ impl Arena {
                 let offset = base
                     .addr()
                     .get()
-                    .wrapping_sub(region.mapping.base.addr().get());
+                    .wrapping_sub(region.mapping.base().addr().get());
                 (offset < REGION_BYTES).then_some((index, offset / UNIT))
             })
             .expect("a run lies in a region");
@@ -166,8 +107,8 @@ impl Arena {
         }
     }
 
-    /// Where each region starts, and which of its units are free, as offsets and bytes.
-    pub fn free_runs(&self) -> impl Iterator<Item = (NonNull<u8>, Vec<(usize, usize)>)> {
+    /// The regions, to be shown.
+    pub fn map(&self) -> impl Iterator<Item = RegionMap> {
         self.regions.iter().map(|region| {
             let (mut runs, mut left) = (Vec::new(), region.free);
             while left != 0 {
@@ -176,7 +117,11 @@ impl Arena {
                 left &= !run(first, units);
                 runs.push((first as usize * UNIT, units as usize * UNIT));
             }
-            (region.mapping.base, runs)
+            RegionMap {
+                base: region.mapping.base(),
+                huge: region.huge,
+                free: runs,
+            }
         })
     }
 

@@ -9,6 +9,9 @@
 //! goes to the central lists, so a thread that only acquires, or only releases, or does nothing for the
 //! rest of its life strands no more than that.
 //!
+//! What the owner does not need another thread may fetch, by way of the [`Gate`]: an owner that meets a visitor there
+//! has no cache for a moment, and its slots come from and go to the central lists.
+//!
 //! The hardest race is the end of the owner: releases on other threads may be under way. The owner
 //! closes the remote list by the same swap that empties it, and who comes later finds it closed and
 //! goes to the central lists. The cache itself lives as long as its pool.
@@ -21,6 +24,7 @@ use std::{
 };
 
 use super::{
+    gate::{self, Gate},
     size_class::{ALIGN, SizeClass},
     span::Span,
 };
@@ -118,7 +122,10 @@ impl<M: Mode> Bin<M> {
 
 /// Slots of one owner.
 pub struct Cache<M: Mode> {
+    /// The node of all its slots, as an index.
+    node: usize,
     bins: [Bin<M>; CACHED_CLASSES],
+    gate: Gate<M>,
     /// Bytes in `bins`. The owner writes it, `Pool::stats` reads it.
     bytes: M::Word,
     remote: RemoteList,
@@ -126,33 +133,42 @@ pub struct Cache<M: Mode> {
     remote_bytes: AtomicU64,
 }
 
-// SAFETY: the slots of a bin have one user at a time, the owner; the rest is made for sharing.
+// SAFETY: the slots of a bin have one user at a time, who is inside the gate; the rest is made for sharing.
 unsafe impl<M: Mode> Sync for Cache<M> {}
 // SAFETY: slots are memory of the pool, which any thread may hand on.
 unsafe impl<M: Mode> Send for Cache<M> {}
 
-impl<M: Mode> Default for Cache<M> {
-    fn default() -> Self {
+impl<M: Mode> Cache<M> {
+    /// An empty one for slots of `node`.
+    pub fn new(node: usize) -> Self {
         Self {
+            node,
             bins: std::array::from_fn(|index| Bin::new(SizeClass::at(index))),
+            gate: Gate::default(),
             bytes: M::Word::new(0),
             remote: RemoteList::default(),
             remote_bytes: AtomicU64::new(0),
         }
     }
-}
 
-impl<M: Mode> Cache<M> {
+    #[inline]
+    pub fn node(&self) -> usize {
+        self.node
+    }
+
     /// A slot of `class`, if the bin has one.
     ///
     /// # Safety
     /// The caller is the owner, and `class` [is cached](is_cached).
     #[inline]
     pub unsafe fn pop(&self, class: SizeClass) -> Option<Slot> {
-        // SAFETY: as promised by the caller.
-        let slot = unsafe { self.bins[class.index()].pop() }?;
-        self.count(self.counted().wrapping_sub(class.bytes() as u64));
-        Some(slot)
+        if !self.gate.enter() {
+            return None;
+        }
+        // SAFETY: the owner is here, by the caller's promise, and inside.
+        let slot = unsafe { self.pop_inside(class) };
+        self.gate.leave();
+        slot
     }
 
     /// Puts `slot` in its bin, unless that or the cache is full.
@@ -162,13 +178,27 @@ impl<M: Mode> Cache<M> {
     #[inline]
     #[must_use]
     pub unsafe fn push(&self, class: SizeClass, slot: Slot) -> bool {
-        let bytes = self.counted() + class.bytes() as u64;
-        // SAFETY: as promised by the caller.
-        if bytes > CACHE_BYTES as u64 || !unsafe { self.bins[class.index()].push(slot) } {
+        if !self.gate.enter() {
             return false;
         }
-        self.count(bytes);
-        true
+        let bytes = self.counted() + class.bytes() as u64;
+        // SAFETY: the owner is here, by the caller's promise, and inside.
+        let pushed = bytes <= CACHE_BYTES as u64 && unsafe { self.bins[class.index()].push(slot) };
+        if pushed {
+            self.count(bytes);
+        }
+        self.gate.leave();
+        pushed
+    }
+
+    /// # Safety
+    /// The caller is alone inside the gate.
+    #[inline]
+    unsafe fn pop_inside(&self, class: SizeClass) -> Option<Slot> {
+        // SAFETY: as promised by the caller.
+        let slot = unsafe { self.bins[class.index()].pop() }?;
+        self.count(self.counted().wrapping_sub(class.bytes() as u64));
+        Some(slot)
     }
 
     /// Half of what the bin of `class` has room for: what one visit to the central lists moves.
@@ -176,14 +206,27 @@ impl<M: Mode> Cache<M> {
         self.bins[class.index()].room / 2
     }
 
-    /// Gives up every slot in the bins.
+    /// Runs `action` with the owner alone inside. It waits for a visitor to go, who may want a lock of the pool: the
+    /// caller holds none.
     ///
     /// # Safety
     /// As for [`pop`](Self::pop).
-    pub unsafe fn drain(&self, mut to: impl FnMut(SizeClass, Slot)) {
+    pub unsafe fn alone(&self, action: impl FnOnce()) {
+        while !self.gate.enter() {
+            crate::sync::spin_hint();
+        }
+        action();
+        self.gate.leave();
+    }
+
+    /// Gives up every slot in the bins.
+    ///
+    /// # Safety
+    /// The caller is alone inside the gate.
+    pub unsafe fn drain_inside(&self, mut to: impl FnMut(SizeClass, Slot)) {
         for class in (0..CACHED_CLASSES).map(SizeClass::at) {
             // SAFETY: as promised by the caller.
-            while let Some(slot) = unsafe { self.pop(class) } {
+            while let Some(slot) = unsafe { self.pop_inside(class) } {
                 to(class, slot);
             }
         }
@@ -205,11 +248,8 @@ impl<M: Mode> Cache<M> {
         unsafe { self.remote.push(link) }.map_err(|chain| self.uncounted(chain))
     }
 
-    /// What other threads sent home.
-    ///
-    /// # Safety
-    /// As for [`pop`](Self::pop).
-    pub unsafe fn take_sent(&self) -> Chain {
+    /// What other threads sent home. Anybody may take it.
+    pub fn take_sent(&self) -> Chain {
         self.uncounted(self.remote.take_all())
     }
 
@@ -272,6 +312,23 @@ impl<M: Mode> Cache<M> {
     }
 }
 
+/// Calls `each` for those of `caches` whose owner is not at them just now; meanwhile the caller, who need not own any,
+/// is alone inside their gates.
+pub fn visit<M: Mode>(caches: &[&Cache<M>], mut each: impl FnMut(&Cache<M>)) {
+    let announced: Vec<_> = caches
+        .iter()
+        .filter(|cache| cache.gate.announce())
+        .collect();
+    // Only then: whoever owns one and comes by from here on sees the announcement, or was inside before the fence.
+    let fenced = !announced.is_empty() && (!M::SHARED || gate::heavy_fence());
+    for cache in announced {
+        if fenced && cache.gate.is_left() {
+            each(cache);
+        }
+        cache.gate.go();
+    }
+}
+
 /// What is written into a slot on its way home.
 #[derive(Debug)]
 #[repr(align(64))]
@@ -304,7 +361,7 @@ impl Link {
 /// Links: as many as the low bits of a link's address, which its alignment leaves free, can count.
 const COUNT_MASK: usize = ALIGN - 1;
 
-/// Slots on their way home: any thread pushes, the owner takes all.
+/// Slots on their way home: any thread pushes, and any takes all; mostly the owner does.
 ///
 /// `head` is the address of the last link pushed, with the number of links in its low bits. Null with the
 /// highest count means closed. Taking always takes everything, so a push whose compare-and-swap succeeds
@@ -371,18 +428,32 @@ impl RemoteList {
         }
     }
 
-    /// Takes everything. Called by the owner, so never on a closed list.
+    /// Takes everything. A list that is closed has nothing, and stays closed.
     pub fn take_all(&self) -> Chain {
-        // Ordering: Relaxed, a look before the swap: what is missed comes with the next one.
-        if self.head.load(Ordering::Relaxed).is_null() {
-            return Chain::empty();
+        // Ordering: Relaxed, the compare-and-swap below decides; what is missed comes with the next one.
+        let mut head = self.head.load(Ordering::Relaxed);
+        while !head.is_null() && head != closed() {
+            match self.head.compare_exchange_weak(
+                head,
+                ptr::null_mut(),
+                // Ordering: Acquire pairs with the Release of every push since the list was last empty.
+                Ordering::Acquire,
+                // Ordering: Relaxed, tried again.
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Chain::of(head),
+                Err(now) => head = now,
+            }
         }
-        self.swap(ptr::null_mut())
+        Chain::empty()
     }
 
     /// Takes everything and refuses what comes later.
     pub fn close(&self) -> Chain {
-        self.swap(closed())
+        // Ordering: Acquire, as in `take_all`.
+        let head = self.head.swap(closed(), Ordering::Acquire);
+        debug_assert_ne!(head, closed(), "closed twice");
+        Chain::of(head)
     }
 
     /// How many there are, for statistics.
@@ -399,15 +470,6 @@ impl RemoteList {
         // Ordering: Relaxed, an empty list publishes nothing.
         self.head.store(ptr::null_mut(), Ordering::Relaxed);
     }
-
-    fn swap(&self, new: *mut Link) -> Chain {
-        // Ordering: Acquire pairs with the Release of every push since the list was last empty.
-        let head = self.head.swap(new, Ordering::Acquire);
-        debug_assert_ne!(head, closed(), "taken from a closed list");
-        Chain {
-            head: head.map_addr(|address| address & !COUNT_MASK),
-        }
-    }
 }
 
 /// Links that came out of a [`RemoteList`], the last one first.
@@ -418,6 +480,13 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// What a list with this head has in it.
+    fn of(head: *mut Link) -> Self {
+        Self {
+            head: head.map_addr(|address| address & !COUNT_MASK),
+        }
+    }
+
     fn empty() -> Self {
         Self {
             head: ptr::null_mut(),

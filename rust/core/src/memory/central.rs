@@ -1,152 +1,102 @@
-//! Everything that takes the pool's lock: spans, free slots, the budget, and who waits for it.
+//! The central lists of one node: its spans, sorted by what they have to give, and its address space.
 //!
-//! Waiters are served strictly in order: freed bytes go to the longest waiter as soon as its request
-//! fits, and until then to nobody, newcomers included. Otherwise a stream of small requests would starve
-//! a large one for ever.
+//! Everything is used under a lock, that of the [`Books`](super::books::Books) that hold it. Invariants, in bytes:
+//! `cached` is the sum over the spans, `reserved` that of their slots that are not bare; each class has the same in
+//! slots.
 //!
-//! The budget counts what is in use, not what is cached: cached slots of other classes are forgotten
-//! (their pages go back to the system) before anybody has to wait. Invariants, in bytes:
-//! - `cached <= reserved <= limit`, and `cached` is the sum over the spans;
-//! - while the first waiter's request fits `limit - (reserved - cached)`, the lock is held by someone who
-//!   is about to serve it, or the waiter has ended and its owner is on its way to take it off the list.
+//! What nobody needed goes back to the system. Each class remembers the fewest cached slots it had in a period, its
+//! low-water mark: so many were there all the time for nothing. [`Central::judge`] ends the period and
+//! marks them as surplus, [`Central::forget_surplus`] gives them up, a few at a time, since it calls the system
+//! under the lock. A class that was [warmed](Central::keep) keeps as many as that.
 
-use std::{collections::BTreeMap, io, ptr::NonNull};
+use std::{io, ptr::NonNull, sync::Arc};
 
 use super::{
-    arena::{Arena, Mapping, REGION_BYTES, page_bytes},
+    arena::{Arena, REGION_BYTES},
+    books::Level,
     cache::Slot,
-    map::{ArenaMap, DirectMap, SpanMap},
-    pool::Block,
-    size_class::{CLASSES, LARGEST, SizeClass},
+    map::{ArenaMap, SpanMap},
+    mapping::{Backing, Denied},
+    size_class::{CLASSES, SizeClass},
     span::{self, Span},
 };
-use crate::wait::{Claim, WaiterList};
 
-/// What a waiter's entry holds: first its request, then what became of it.
-#[derive(Debug)]
-pub enum Stake {
-    Wants(usize),
-    Holds(Block),
-    Failed(io::Error),
-}
+/// How many spans or slots are given back to the system in one go.
+const CHUNK: usize = 32;
 
-/// What a request turns into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
-    Class(SizeClass),
-    /// A mapping of this many bytes.
-    Direct(usize),
-}
-
-impl Size {
-    /// `None`: no address space is that large.
-    #[inline]
-    pub fn of(nbytes: usize) -> Option<Self> {
-        match SizeClass::of(nbytes) {
-            Some(class) => Some(Self::Class(class)),
-            None => Self::direct(nbytes),
-        }
-    }
-
-    #[cold]
-    fn direct(nbytes: usize) -> Option<Self> {
-        debug_assert!(nbytes > LARGEST);
-        nbytes
-            .checked_next_multiple_of(page_bytes())
-            .filter(|&bytes| isize::try_from(bytes).is_ok())
-            .map(Self::Direct)
-    }
-
-    /// What it counts for.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::Class(class) => class.bytes(),
-            Self::Direct(bytes) => bytes,
-        }
-    }
-}
-
-/// Why there is nothing to hand out.
-#[derive(Debug)]
-pub enum Refused {
-    /// It does not fit the budget now.
-    Full,
-    Failed(io::Error),
-}
-
-/// The spans of one class that have something to give.
+/// The spans of one class.
 #[derive(Debug, Default)]
 struct Spans {
     /// Those with a cached slot, each once.
     cached: Vec<NonNull<Span>>,
     /// Those with a bare slot, each once.
     bare: Vec<NonNull<Span>>,
+    /// Slots that are not bare.
+    reserved_slots: usize,
+    /// Slots that are cached.
+    cached_slots: usize,
+    /// The fewest `cached_slots` in this period.
+    low: usize,
+    /// What was not needed in the last period, and is still to be given up.
+    surplus: usize,
+    /// How many of `reserved_slots` stay, however little they are needed.
+    kept: usize,
 }
 
-/// The part of a pool that its lock guards.
+impl Spans {
+    /// Cached slots that may go.
+    fn spare(&self) -> usize {
+        self.cached_slots
+            .min(self.reserved_slots.saturating_sub(self.kept))
+    }
+}
+
+/// The memory of one node.
 #[derive(Debug)]
 pub struct Central {
+    /// Which of the pool's nodes it is, as an index.
+    node: usize,
     arena: Arena,
     classes: Box<[Spans; CLASSES]>,
-    /// Every span, so that they can be freed.
+    /// Every span, at its `place`, so that they can be freed.
     spans: Vec<NonNull<Span>>,
-    /// The direct mappings, by address: their bytes.
-    direct: BTreeMap<usize, usize>,
     reserved: usize,
-    reserved_peak: usize,
     cached: usize,
-    limit: usize,
-    pub waiters: WaiterList<Stake>,
+    level: Arc<Level>,
 }
 
-// SAFETY: spans are Send, and this owns them; the pool's lock orders every use.
+// SAFETY: spans are Send, and this owns them; the lock orders every use.
 unsafe impl Send for Central {}
 
 impl Central {
-    pub fn new(limit: usize) -> Self {
+    pub fn new(node: usize, backing: Backing, level: Arc<Level>) -> Self {
         Self {
-            arena: Arena::default(),
+            node,
+            arena: Arena::new(backing),
             classes: Box::new(std::array::from_fn(|_| Spans::default())),
             spans: Vec::new(),
-            direct: BTreeMap::new(),
             reserved: 0,
-            reserved_peak: 0,
             cached: 0,
-            limit,
-            waiters: WaiterList::default(),
+            level,
         }
     }
 
+    pub fn node(&self) -> usize {
+        self.node
+    }
+
+    /// Bytes of its slots that are not bare.
     pub fn reserved(&self) -> usize {
         self.reserved
     }
 
-    pub fn reserved_peak(&self) -> usize {
-        self.reserved_peak
-    }
-
+    /// Bytes of those that lie in the lists.
     pub fn cached(&self) -> usize {
         self.cached
     }
 
-    /// Takes memory for `nbytes`, from what is cached if it can.
-    pub fn take(&mut self, nbytes: usize, size: Size) -> Result<Block, Refused> {
-        match size {
-            Size::Class(class) => {
-                let slot = match self.take_cached(class) {
-                    Some(slot) => slot,
-                    None => self.take_bare(class)?,
-                };
-                Ok(Block::of_slot(slot, nbytes))
-            }
-            Size::Direct(bytes) => {
-                self.make_room(bytes)?;
-                let mapping = Mapping::new(bytes).map_err(Refused::Failed)?;
-                self.reserve(bytes);
-                self.direct.insert(mapping.base().addr().get(), bytes);
-                Ok(Block::of_mapping(mapping, nbytes))
-            }
-        }
+    pub fn denied(&self) -> Denied {
+        self.arena.denied()
     }
 
     /// A slot that is reserved already.
@@ -161,6 +111,8 @@ impl Central {
         if left == 0 {
             spans.cached.pop();
         }
+        spans.cached_slots -= 1;
+        spans.low = spans.low.min(spans.cached_slots);
         self.cached -= class.bytes();
         Some(Slot {
             address: address.expect("a span listed as `cached` has a cached slot"),
@@ -168,10 +120,10 @@ impl Central {
         })
     }
 
-    fn take_bare(&mut self, class: SizeClass) -> Result<Slot, Refused> {
-        self.make_room(class.bytes())?;
+    /// One that was bare, which is reserved from now on. The caller has seen to it that the budget allows it.
+    pub fn take_bare(&mut self, class: SizeClass) -> io::Result<Slot> {
         if self.classes[class.index()].bare.is_empty() {
-            self.cut_span(class).map_err(Refused::Failed)?;
+            self.cut_span(class)?;
         }
         let spans = &mut self.classes[class.index()];
         let span = *spans.bare.last().expect("there is one, or it was just cut");
@@ -183,7 +135,9 @@ impl Central {
         if left == 0 {
             spans.bare.pop();
         }
-        self.reserve(class.bytes());
+        spans.reserved_slots += 1;
+        self.reserved += class.bytes();
+        self.level.rise(class.bytes());
         Ok(Slot {
             address: address.expect("a span listed as `bare` has a bare slot"),
             span,
@@ -197,31 +151,91 @@ impl Central {
     pub unsafe fn put(&mut self, class: SizeClass, slot: Slot) {
         // SAFETY: a span is alive while a slot of it is out; the lock makes this its only user.
         let span = unsafe { &mut *slot.span.as_ptr() };
-        debug_assert_eq!(span.class(), class);
+        debug_assert_eq!((span.class(), span.node()), (class, self.node));
+        let spans = &mut self.classes[class.index()];
         if span.cached() == 0 {
-            self.classes[class.index()].cached.push(slot.span);
+            spans.cached.push(slot.span);
         }
         span.put(slot.address);
+        spans.cached_slots += 1;
         self.cached += class.bytes();
     }
 
-    /// The direct mapping at `base` is about to go. Returns its bytes.
-    pub fn unmap(&mut self, base: NonNull<u8>) -> usize {
-        let bytes = self.direct.remove(&base.addr().get());
-        let bytes = bytes.expect("a direct mapping is listed until it is given up");
-        self.reserved -= bytes;
-        bytes
+    /// So many slots of `class` stay reserved once they are, whether or not anybody needs them.
+    pub fn keep(&mut self, class: SizeClass, slots: usize) {
+        let spans = &mut self.classes[class.index()];
+        spans.kept = spans.kept.max(slots);
     }
 
-    /// A picture of the regions and what lies in them, in the order of their addresses.
-    pub fn arenas(&self) -> Vec<ArenaMap> {
-        let regions = self.arena.free_runs().map(|(base, free)| ArenaMap {
-            node: 0,
-            base: base.addr().get(),
+    /// None do.
+    pub fn keep_nothing(&mut self) {
+        for spans in &mut *self.classes {
+            spans.kept = 0;
+        }
+    }
+
+    /// Gives up cached slots, those that are [kept](Self::keep) as well, from the largest class down (the fewest
+    /// slots), until `bytes` are given up or none is left. Returns how many bytes it gave up.
+    pub fn forget(&mut self, bytes: usize) -> usize {
+        let mut forgotten = 0;
+        for class in (0..CLASSES).rev().map(SizeClass::at) {
+            while forgotten < bytes && self.forget_one(class) {
+                forgotten += class.bytes();
+            }
+        }
+        forgotten
+    }
+
+    /// The period is over: what nobody needed in it is surplus.
+    pub fn judge(&mut self) {
+        for spans in &mut *self.classes {
+            spans.surplus = spans.low.min(spans.spare());
+            spans.low = spans.cached_slots;
+        }
+    }
+
+    /// How many cached slots may go.
+    pub fn spare(&self) -> usize {
+        self.classes.iter().map(Spans::spare).sum()
+    }
+
+    /// Everything that is cached is surplus.
+    pub fn judge_all(&mut self) {
+        for spans in &mut *self.classes {
+            spans.surplus = spans.spare();
+        }
+    }
+
+    /// Gives up some of the surplus. Returns how many bytes; 0: there is none left.
+    pub fn forget_surplus(&mut self) -> usize {
+        for class in SizeClass::all() {
+            let spans = &mut self.classes[class.index()];
+            spans.surplus = spans.surplus.min(spans.spare());
+            let surplus = spans.surplus;
+            if surplus == 0 {
+                continue;
+            }
+            let mut slots = self.free_unused_spans(class, surplus, CHUNK);
+            while slots < surplus.min(CHUNK) && self.forget_one(class) {
+                slots += 1;
+            }
+            let spans = &mut self.classes[class.index()];
+            spans.surplus = spans.surplus.saturating_sub(slots);
+            spans.low = spans.low.min(spans.cached_slots);
+            return slots * class.bytes();
+        }
+        0
+    }
+
+    /// A picture of the regions and what lies in them, in the order of their addresses. `id` is how users know the node.
+    pub fn arenas(&self, id: u32) -> Vec<ArenaMap> {
+        let regions = self.arena.map().map(|region| ArenaMap {
+            node: id,
+            base: region.base.addr().get(),
             bytes: REGION_BYTES,
-            huge: false,
+            huge: region.huge,
             spans: Vec::new(),
-            free,
+            free: region.free,
         });
         let mut arenas: Vec<_> = regions.collect();
         arenas.sort_unstable_by_key(|arena| arena.base);
@@ -236,96 +250,41 @@ impl Central {
         arenas
     }
 
-    /// The direct mappings, in the order of their addresses.
-    pub fn direct(&self) -> Vec<DirectMap> {
-        let mappings = self.direct.iter();
-        mappings
-            .map(|(&base, &bytes)| DirectMap {
-                node: 0,
-                base,
-                bytes,
-            })
-            .collect()
+    fn unreserve(&mut self, class: SizeClass, slots: usize) {
+        let spans = &mut self.classes[class.index()];
+        spans.reserved_slots -= slots;
+        spans.cached_slots -= slots;
+        let bytes = slots * class.bytes();
+        self.reserved -= bytes;
+        self.cached -= bytes;
+        self.level.fall(bytes);
     }
 
-    /// Hands memory to those who wait for it, in order, as long as the next request fits. The claims are
-    /// completed by the caller after it has let go of the lock.
-    pub fn serve(&mut self, woken: &mut Vec<Claim>) {
-        loop {
-            let room = self.limit - (self.reserved - self.cached);
-            let mut wanted = 0;
-            let fits = |stake: Option<&Stake>| {
-                let Some(&Stake::Wants(nbytes)) = stake else {
-                    unreachable!("a linked entry holds its request");
-                };
-                wanted = nbytes;
-                Size::of(nbytes).is_none_or(|size| size.bytes() <= room)
-            };
-            // SAFETY: while an entry is linked, its slot is touched under the lock alone.
-            let first = unsafe { self.waiters.claim_first_if(fits) };
-            let Some((entry, claim)) = first else {
-                return;
-            };
-            let stake = match Size::of(wanted).map(|size| self.take(wanted, size)) {
-                Some(Ok(block)) => Stake::Holds(block),
-                Some(Err(Refused::Failed(error))) => Stake::Failed(error),
-                Some(Err(Refused::Full)) => unreachable!("it fits, as was just seen"),
-                None => Stake::Failed(io::ErrorKind::OutOfMemory.into()),
-            };
-            // SAFETY: the claim is held, so the slot is ours.
-            unsafe {
-                entry.take();
-                entry.put(stake);
-            }
-            woken.push(claim);
+    /// Makes a cached slot of `class` bare, if there is one.
+    fn forget_one(&mut self, class: SizeClass) -> bool {
+        let spans = &mut self.classes[class.index()];
+        let Some(&pointer) = spans.cached.last() else {
+            return false;
+        };
+        // SAFETY: listed spans are alive, and the lock makes this their only user.
+        let span = unsafe { &mut *pointer.as_ptr() };
+        if span.bare() == 0 {
+            spans.bare.push(pointer);
         }
-    }
-
-    fn reserve(&mut self, bytes: usize) {
-        self.reserved += bytes;
-        self.reserved_peak = self.reserved_peak.max(self.reserved);
-    }
-
-    /// Sees to it that `bytes` more may be reserved.
-    fn make_room(&mut self, bytes: usize) -> Result<(), Refused> {
-        let over = (self.reserved.saturating_add(bytes)).saturating_sub(self.limit);
-        if over == 0 {
-            return Ok(());
-        }
-        if over > self.cached {
-            return Err(Refused::Full);
-        }
-        self.forget(over);
-        Ok(())
-    }
-
-    /// Gives up at least `bytes` of what is cached, from the largest class down: the fewest slots.
-    fn forget(&mut self, bytes: usize) {
-        let enough = self.reserved - bytes;
-        for class in (0..CLASSES).rev().map(SizeClass::at) {
-            while self.reserved > enough {
-                let spans = &mut self.classes[class.index()];
-                let Some(&pointer) = spans.cached.last() else {
-                    break;
-                };
-                // SAFETY: listed spans are alive, and the lock makes this their only user.
-                let span = unsafe { &mut *pointer.as_ptr() };
-                if span.bare() == 0 {
-                    spans.bare.push(pointer);
-                }
-                let forgotten = span.forget_cached();
-                debug_assert!(forgotten, "a span listed as `cached` has a cached slot");
-                self.cached -= class.bytes();
-                self.reserved -= class.bytes();
-                if span.cached() == 0 {
-                    spans.cached.pop();
-                    if span.is_free() {
-                        spans.bare.retain(|&bare| bare != pointer);
-                        self.free_span(pointer);
-                    }
-                }
+        let forgotten = span.forget_cached();
+        debug_assert!(forgotten, "a span listed as `cached` has a cached slot");
+        let (empty, free) = (span.cached() == 0, span.is_free());
+        if empty {
+            spans.cached.pop();
+            if free {
+                spans.bare.retain(|&bare| bare != pointer);
             }
         }
+        self.unreserve(class, 1);
+        if empty && free {
+            self.free_span(pointer);
+        }
+        true
     }
 
     /// Cuts a new span, from pages that some class no longer needs if there are any.
@@ -334,7 +293,10 @@ impl Central {
         let base = if let Some(base) = self.arena.take(units) {
             base
         } else {
-            self.free_unused_spans();
+            for unused in SizeClass::all() {
+                let spare = self.classes[unused.index()].spare();
+                self.free_unused_spans(unused, spare, usize::MAX);
+            }
             if let Some(base) = self.arena.take(units) {
                 base
             } else {
@@ -344,36 +306,55 @@ impl Central {
                     .expect("a fresh region holds any span")
             }
         };
-        let span = NonNull::from(Box::leak(Box::new(Span::new(base, class))));
+        let span = NonNull::from(Box::leak(Box::new(Span::new(base, class, self.node))));
+        // SAFETY: it was just made, and nobody else knows it.
+        unsafe { (*span.as_ptr()).place = self.spans.len() };
         self.spans.push(span);
         self.classes[class.index()].bare.push(span);
         Ok(())
     }
 
-    /// Gives back every span that nobody uses a slot of.
-    fn free_unused_spans(&mut self) {
-        for class in SizeClass::all() {
-            let spans = &mut self.classes[class.index()];
-            // A span that is free has something cached: it was used, and is freed when all is forgotten.
-            let free: Vec<_> = spans
-                .cached
+    /// Gives back spans of `class` that nobody uses a slot of: at most `most`, and no more than `slots` cached slots
+    /// with them. Returns how many slots these were.
+    fn free_unused_spans(&mut self, class: SizeClass, slots: usize, most: usize) -> usize {
+        let (mut left, mut spans_left) = (slots, most);
+        let spans = &mut self.classes[class.index()];
+        // A span that is free has something cached: it was used, and is freed when all is forgotten.
+        let mut free: Vec<_> = spans
+            .cached
+            .extract_if(.., |span| {
                 // SAFETY: listed spans are alive, and the lock makes this their only user.
-                .extract_if(.., |span| unsafe { span.as_ref() }.is_free())
-                .collect();
-            spans.bare.retain(|span| !free.contains(span));
-            for pointer in free {
-                // SAFETY: as above.
-                let bytes = unsafe { pointer.as_ref() }.cached() * class.bytes();
-                self.cached -= bytes;
-                self.reserved -= bytes;
-                self.free_span(pointer);
-            }
+                let span = unsafe { span.as_ref() };
+                let goes = spans_left > 0 && span.is_free() && span.cached() <= left;
+                if goes {
+                    left -= span.cached();
+                    spans_left -= 1;
+                }
+                goes
+            })
+            .collect();
+        if free.is_empty() {
+            return 0;
         }
+        free.sort_unstable();
+        spans.bare.retain(|span| free.binary_search(span).is_err());
+        self.unreserve(class, slots - left);
+        for span in free {
+            self.free_span(span);
+        }
+        slots - left
     }
 
     /// Frees a span that is on no list of its class.
     fn free_span(&mut self, pointer: NonNull<Span>) {
-        self.spans.retain(|&span| span != pointer);
+        // SAFETY: listed spans are alive, and the lock makes this their only user.
+        let place = unsafe { pointer.as_ref() }.place;
+        debug_assert_eq!(self.spans[place], pointer);
+        self.spans.swap_remove(place);
+        if let Some(moved) = self.spans.get(place) {
+            // SAFETY: as above.
+            unsafe { (*moved.as_ptr()).place = place };
+        }
         // SAFETY: every span came from a `Box`, and this was the last pointer to it: no slot is out.
         let span = unsafe { Box::from_raw(pointer.as_ptr()) };
         // SAFETY: the pages came from the arena with as many units; no slot of them is out.

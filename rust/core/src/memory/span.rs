@@ -17,8 +17,9 @@
 use std::ptr::NonNull;
 
 use super::{
-    arena::{self, UNIT},
+    arena::UNIT,
     map::{SlotState, SpanMap},
+    mapping::{decommit, page_bytes},
     size_class::SizeClass,
 };
 
@@ -86,6 +87,10 @@ pub const fn units(class: SizeClass) -> u32 {
 pub struct Span {
     base: NonNull<u8>,
     class: SizeClass,
+    /// Which of the pool's nodes it belongs to, as an index.
+    node: usize,
+    /// Where it stands in the list of all spans of its node. The owner of that list writes it.
+    pub place: usize,
     slots: u32,
     cached: Slots,
     bare: Slots,
@@ -96,12 +101,14 @@ unsafe impl Send for Span {}
 
 impl Span {
     /// A span over `units(class)` units from `base` on. All slots are bare.
-    pub fn new(base: NonNull<u8>, class: SizeClass) -> Self {
+    pub fn new(base: NonNull<u8>, class: SizeClass, node: usize) -> Self {
         let slots = units(class) as usize * UNIT / class.bytes();
         let slots = u32::try_from(slots).expect("at most 1024");
         Self {
             base,
             class,
+            node,
+            place: 0,
             slots,
             cached: Slots::first(0),
             bare: Slots::first(slots),
@@ -114,6 +121,10 @@ impl Span {
 
     pub fn class(&self) -> SizeClass {
         self.class
+    }
+
+    pub fn node(&self) -> usize {
+        self.node
     }
 
     pub fn cached(&self) -> usize {
@@ -147,14 +158,29 @@ impl Span {
         self.cached.insert(slot);
     }
 
-    /// Makes one cached slot bare, and lets the system have the pages that lie wholly inside it.
+    /// Makes one cached slot bare, and lets the system have the pages in which nothing else lies, but for other
+    /// bare slots.
     pub fn forget_cached(&mut self) -> bool {
         let Some(slot) = self.cached.take_first() else {
             return false;
         };
-        // SAFETY: a cached slot lies in the span's pages and is used by nobody.
-        unsafe { arena::decommit(self.address(slot), self.class.bytes()) };
         self.bare.insert(slot);
+        let (page, size) = (page_bytes(), self.class.bytes());
+        let (start, end) = (slot as usize * size, (slot as usize + 1) * size);
+        let first_of_page = u32::try_from(start / page * page / size).expect("a slot");
+        let is_bare = |slot| slot >= self.slots || self.bare.contains(slot);
+        let before = (first_of_page..slot).all(is_bare);
+        let last_of_page = u32::try_from((end.next_multiple_of(page) - 1) / size).expect("a slot");
+        let after = (slot + 1..=last_of_page).all(is_bare);
+        let start = if before { start / page * page } else { start };
+        let end = if after {
+            end.next_multiple_of(page)
+        } else {
+            end
+        };
+        // SAFETY: the range lies in the span's pages, and none of its slots is used or holds anything: those
+        // beside this one are bare, and past the last there is none.
+        unsafe { decommit(self.base.add(start), end - start) };
         true
     }
 
@@ -229,7 +255,7 @@ mod tests {
         for nbytes in [64, 192, 1000, 5000, 60_000] {
             let class = SizeClass::of(nbytes).unwrap();
             let pages = Pages::of(class);
-            let mut span = Span::new(pages.0, class);
+            let mut span = Span::new(pages.0, class, 0);
             let mut seen = HashSet::new();
             while let Some(slot) = span.take_bare() {
                 let offset = slot.addr().get() - pages.0.addr().get();
@@ -248,7 +274,7 @@ mod tests {
     fn a_slot_put_back_is_cached_and_handed_out_again() {
         let class = SizeClass::of(4096).unwrap();
         let pages = Pages::of(class);
-        let mut span = Span::new(pages.0, class);
+        let mut span = Span::new(pages.0, class, 0);
         assert_eq!((span.cached(), span.bare()), (0, 16));
         let slot = span.take_bare().unwrap();
         assert_eq!(span.take_cached(), None);
@@ -264,7 +290,7 @@ mod tests {
     fn a_second_release_of_a_slot_is_caught() {
         let class = SizeClass::of(64).unwrap();
         let pages = Pages::of(class);
-        let mut span = Span::new(pages.0, class);
+        let mut span = Span::new(pages.0, class, 0);
         let slot = span.take_bare().unwrap();
         span.put(slot);
         span.put(slot);

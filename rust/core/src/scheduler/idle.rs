@@ -46,6 +46,8 @@ pub enum Order {
     ShowTasks,
     /// Nor may it drop a task, or have a thread started: the budget allows so many workers now.
     Resize(usize),
+    /// Nor may it use a pool of buffers: what nobody needed is to go back to the system.
+    TendPools,
 }
 
 #[derive(Debug, Default)]

@@ -6,6 +6,9 @@
 //! had let the interpreter go, so the next one is tried sooner; one that came too late sets the time back.
 //!
 //! It never touches anything of the embedder's, and sleeps when all workers sleep.
+//!
+//! Having a clock, it also sees to it that pooled memory which nobody needs goes back to the system
+//! ([`trim`](crate::memory::trim)), in a program that has gone idle too: a spare machine does it.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    memory::trim,
     park::Parker,
     sync::{AtomicBool, AtomicU64, Ordering, fence},
 };
@@ -130,6 +134,7 @@ impl Scheduler {
         let mut stalls = stall::Watch::default();
         let mut trace_at = None;
         let mut budget_at = last_awake + BUDGET_INTERVAL;
+        let _pools = trim::on_due(move || self.monitor.workers_awake());
         // Ordering: Relaxed, a flag that is seen soon enough.
         while !self.stopping.load(Ordering::Relaxed) {
             let interval = self.monitor.probation() / 2 * (1 << (quiet / QUIET_ROUNDS).min(8));
@@ -149,6 +154,9 @@ impl Scheduler {
             stalls.look(self, now);
             self.trace_if_due(&mut trace_at, now);
             self.look_at_budget(&mut budget_at, now);
+            if trim::begin_due() {
+                self.order(Order::TendPools); // without a spare machine it is due again in a while
+            }
             quiet = if acted { 0 } else { quiet.saturating_add(1) };
             if awake {
                 last_awake = now;
@@ -329,14 +337,17 @@ impl Scheduler {
         }
     }
 
-    /// Or until `deadline`.
+    /// Or until `deadline`, or the pools of buffers are to be looked after.
     pub(super) fn sleep_until_woken(&'static self, deadline: Option<Instant>) {
         // Ordering: SeqCst, see `workers_awake`.
         self.monitor.dormant.store(true, Ordering::SeqCst);
         let idle = self.slots.iter().all(Worker::is_idle);
         let orphans = self.orphans.load(Ordering::SeqCst) != 0;
         if idle && !orphans {
-            self.monitor.parker.park(deadline);
+            let pools_at = trim::due_in().map(|time| Instant::now() + time);
+            self.monitor
+                .parker
+                .park(deadline.into_iter().chain(pools_at).min());
         }
         self.monitor.dormant.store(false, Ordering::SeqCst);
     }

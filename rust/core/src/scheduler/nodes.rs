@@ -174,6 +174,13 @@ impl Machine {
         }
     }
 
+    /// The id of the node that its worker is on, or was last.
+    pub fn node_id(&self) -> u32 {
+        // Ordering: Relaxed, for the machine's own thread, which wrote it.
+        let node = self.node.load(Ordering::Relaxed);
+        self.scheduler.layout.node_id(node)
+    }
+
     /// The calling thread, this machine's, is an ordinary one from now on, in a forked child.
     pub(super) fn unsettle(&self) {
         if self.bound.take().is_some() {

@@ -715,6 +715,8 @@ impl Machine {
             // SAFETY: as above.
             Some(Order::ShowTasks) => unsafe { (scheduler.host.show_tasks)(scheduler) },
             Some(Order::Resize(workers)) => scheduler.follow_budget(workers),
+            // SAFETY: on a machine's thread, which the embedder lets run: it may use every pool.
+            Some(Order::TendPools) => unsafe { crate::memory::trim::tend_all() },
             None => {}
         }
         if let Some(worker) = self.worker() {
