@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -21,7 +21,7 @@ from penstock import Barrier, Condition, Event, Group, Lock, Once, Semaphore, Wa
 LIMIT = 60.0  # seconds; only a hang reaches it
 LIBRARIES = ("asyncio", "trio")
 WaitForWaiters = Callable[[object, int], None]
-Body = Callable[[], Awaitable[object]]
+Body = Callable[[], Coroutine[Any, Any, object]]
 
 libraries = pytest.mark.parametrize("library", LIBRARIES)
 
@@ -421,8 +421,10 @@ def test_who_was_cancelled_waits_for_nothing_any_more(library: str) -> None:
     event, group_of_waits = Event(), WaitGroup()
     group_of_waits.add(1)
 
+    waits: list[Any] = [event.await_, group_of_waits.await_]
+
     async def main() -> None:
-        for wait in event.await_, group_of_waits.await_:
+        for wait in waits:
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as group:
                     group.start_soon(wait)

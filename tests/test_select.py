@@ -1435,14 +1435,13 @@ def test_a_close_reaches_a_select_that_waits_for_a_token(
     function: Any, in_line: bool, wait_until: Any
 ) -> None:
     channel = without_a_token()
-    if in_line:
-        ahead = go(channel.send, 1)
-        wait_until(lambda: channel.stats().send_waits == 1)
+    ahead = go(channel.send, 1) if in_line else None
+    wait_until(lambda: channel.stats().send_waits == in_line)
     task = parked(wait_until, function, Channel[int](), (channel, 2))
     channel.close()
     with pytest.raises(ChannelClosed, match="case 1"):
         task.result(timeout=LIMIT)
-    if in_line:
+    if ahead is not None:
         with pytest.raises(ChannelClosed):
             ahead.result(timeout=LIMIT)
     with pytest.raises(ChannelClosed):
