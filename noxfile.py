@@ -314,7 +314,7 @@ def pytest(session: nox.Session) -> None:
 
 @nox.session(python=str(INTERPRETERS[FREE_THREADED]), requires=["free_threaded_python"])
 def numa_guest(session: nox.Session) -> None:
-    """Workers are on the nodes they belong to, in an emulated machine with two. Not a default session.
+    """Workers and buffers are on their nodes, in an emulated machine with two. Not a default session.
 
     Without the GIL, because with it one worker runs, on one node.
     """

@@ -421,8 +421,9 @@ def test_who_was_cancelled_waits_for_nothing_any_more(library: str) -> None:
     event, group_of_waits = Event(), WaitGroup()
     group_of_waits.add(1)
 
+    waits: list[Any] = [event.await_, group_of_waits.await_]
+
     async def main() -> None:
-        waits: list[Any] = [event.await_, group_of_waits.await_]
         for wait in waits:
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as group:

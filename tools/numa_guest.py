@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Boot a machine with two NUMA nodes in QEMU and check in there where the workers of a runtime are.
+"""Boot a machine with two NUMA nodes in QEMU and check where the workers of a runtime and pooled buffers are.
 
 Run with an interpreter that has penstock installed: that one goes into the guest, with its standard library,
 penstock and greenlet, as an initial RAM disk, whose first program is ``GUEST`` below. Kernel and emulator are
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 SKIPPED = 77
-CONFIRMED = "the guest confirms: each worker is where it belongs"
+CONFIRMED = "the guest confirms: each worker and each buffer is where it belongs"
 LEFT_OUT = re.compile(
     r"^(test|idlelib|tkinter|turtledemo|ensurepip|lib2to3|site-packages|config-.*|__pycache__)$"
 )
@@ -80,6 +80,52 @@ try:
             except ValueError:
                 pass
     assert os.sched_getaffinity(0) == {{0, 1, 2, 3}}, "the main thread is not bound"
+
+    def nodes_of(buffer):
+        # Where the pages of a buffer lie that was written to: the kernel's move_pages, which moves none here.
+        size = len(buffer)
+        view = memoryview(buffer)
+        for at in range(0, size, 4096):
+            view[at] = 1
+        view.release()
+        array = (ctypes.c_char * size).from_buffer(buffer)
+        first = ctypes.addressof(array) // 4096
+        last = (ctypes.addressof(array) + size - 1) // 4096
+        del array
+        pages = (ctypes.c_void_p * (last - first + 1))(*(page * 4096 for page in range(first, last + 1)))
+        found = (ctypes.c_int * len(pages))()
+        arguments = (0, ctypes.c_ulong(len(pages)), pages, None, found, 0)
+        if libc.syscall(279, *arguments):
+            raise OSError(ctypes.get_errno(), "move_pages")
+        return set(found)
+
+    def take(pool, node, sizes):
+        buffers = [pool.acquire(size) if node is None else pool.acquire(size, node=node) for size in sizes]
+        found = [nodes_of(buffer) for buffer in buffers]
+        for buffer in buffers:
+            buffer.release()
+        return found
+
+    sizes = (4096, 65536, 300_000, 4 << 20)
+    pool = penstock.BufferPool(numa="auto")
+    with penstock.Runtime(workers=4, pin="node") as runtime:
+        for _ in range(3):  # new memory first, then what was lent before
+            for here in (0, 1):
+                # What a worker asks for lies on its node.
+                task = runtime.spawn(take, (pool, None, sizes), node=here)
+                assert task.result() == [{{here}}] * len(sizes), (here, task.result())
+                # What is asked for by node lies there, whoever asks.
+                for there in (0, 1):
+                    task = runtime.spawn(take, (pool, there, sizes), node=here)
+                    assert task.result() == [{{there}}] * len(sizes), (here, there, task.result())
+        # Memory that is released on the other node goes home.
+        lent = runtime.spawn(pool.acquire, (65536,), node=0).result()
+        runtime.spawn(lent.release, node=1).result()
+        for here in (0, 1):
+            task = runtime.spawn(take, (pool, None, [65536] * 8), node=here)
+            assert task.result() == [{{here}}] * 8, (here, task.result())
+    for node in (0, 1):
+        assert take(pool, node, sizes) == [{{node}}] * len(sizes), node
     print({confirmed!r}, flush=True)
 except BaseException:
     import traceback
