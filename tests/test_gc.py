@@ -414,7 +414,7 @@ def test_every_collection_counts_with_who_wanted_it(collector: None) -> None:
 @one_collector
 def test_a_collection_that_was_asked_for_is_no_growth_though_that_is_due(collector: None) -> None:
     with manage_gc(GcPolicy(freeze=False, growth=0.25, growth_min=1000)) as manager:
-        kept = []
+        kept: list[list[int]] = []
         # Without the GIL growth has no moment between being due and being looked at.
         while gc.get_threshold()[2] != 0 and len(kept) < (1000 if IS_FREE_THREADED else 1_000_000):
             kept.append([len(kept)])
