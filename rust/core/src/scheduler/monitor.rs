@@ -8,7 +8,7 @@
 //! It never touches anything of the embedder's, and sleeps when all workers sleep.
 //!
 //! Having a clock, it also sees to it that pooled memory which nobody needs goes back to the system
-//! ([`trim`](crate::memory::trim)), in a program that has gone idle too: a spare machine does it.
+//! ([`trim`]), in a program that has gone idle too: a spare machine does it.
 
 use std::time::{Duration, Instant};
 
