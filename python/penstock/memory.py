@@ -37,5 +37,14 @@ __all__ = [
 
 _debug.watch_buffers()
 
-buffers: Final = BufferPool()
+
+def _default_pool() -> BufferPool:
+    try:
+        return BufferPool()
+    except ValueError:
+        # PENSTOCK_NUMA has something wrong. Whoever starts a runtime is told; an import is no place for it.
+        return BufferPool(numa="off")
+
+
+buffers: Final = _default_pool()
 """The default pool: it has no limit and does not clear what it lends."""
