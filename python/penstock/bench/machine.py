@@ -40,7 +40,7 @@ def usable_cpus() -> int:
 
 
 def real_time() -> bool:
-    """Whether this process, and so every side, goes before the ordinary ones (``chrt -f 10``)."""
+    """Whether this process, and so every side, goes before the ordinary ones (``chrt -r 10``)."""
     policy = getattr(os, "sched_getscheduler", None)
     return policy is not None and policy(0) in {os.SCHED_FIFO, os.SCHED_RR}
 
