@@ -31,7 +31,10 @@ warnings.simplefilter("always")
 
 def run(run_program: Any, level: str | None, program: str, **options: Any) -> str:
     """What the program prints, with buffers watched at ``level``."""
-    env = {} if level is None else {"PENSTOCK_DEBUG": f"buffers={level}"}
+    # One list for all contexts: what drops the last reference to a buffer may be no task, without the GIL.
+    env = {"PYTHON_CONTEXT_AWARE_WARNINGS": "0"}
+    if level is not None:
+        env["PENSTOCK_DEBUG"] = f"buffers={level}"
     said: str = run_program(PRELUDE + textwrap.dedent(program), env=env, **options).stdout
     return said
 
@@ -278,9 +281,11 @@ def test_a_waiting_acquire_is_watched_like_any(run_program: Any) -> None:
         full.release()
         for task in tasks:
             task.result(60)
-        print(len(told()), pool.stats().in_use)
+        # Without the GIL the last reference may go a moment later, on the thread that made the object.
+        wait_until(lambda: len(told()) == 2)
+        print(pool.stats().in_use)
     """
-    assert run(run_program, "paranoid", program) == "2 0\n"
+    assert run(run_program, "paranoid", program) == "0\n"
 
 
 # What is out

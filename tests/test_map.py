@@ -492,8 +492,15 @@ def test_a_map_that_a_forked_child_closes_waits_for_no_call_of_the_parent(way: s
         f"""
         import asyncio, warnings, penstock
         warnings.simplefilter("ignore", DeprecationWarning)
-        gate = penstock.Channel()
-        results = penstock.map(lambda n: gate.recv() if n else n, range(3))
+        gate, second = penstock.Channel(), penstock.Channel()
+        def call(number):
+            if number == 0:
+                second.recv()  # no result before another call is on its way
+                return 0
+            if number == 1:
+                second.send(None)
+            return gate.recv()
+        results = penstock.map(call, range(3))
         print(next(results))
         wait_until(lambda: gate.stats().recv_waits > 0)
         child = os.fork()
