@@ -7,7 +7,7 @@ use std::{ffi::CStr, ptr};
 
 use penstock_core::atomic::{Integer, Reference};
 use pyo3::{
-    PyClass, PyTraverseError, PyVisit,
+    PyTraverseError, PyVisit,
     exceptions::{PyOverflowError, PyTypeError},
     ffi,
     prelude::*,
@@ -15,11 +15,11 @@ use pyo3::{
 };
 
 use crate::{
-    convert::{Passed, parse},
+    convert::{Passed, parse, shown},
     error::{Raised, raise},
     hot::Definition,
     mode::{Mode, mode},
-    object::Object,
+    object::{self, Object},
 };
 
 /// A 64-bit integer that any number of threads and tasks change, one whole change at a time.
@@ -188,7 +188,7 @@ impl Drop for AtomicRefObject {
         unsafe {
             let class = <Self as pyo3::PyTypeInfo>::type_object_raw(Python::assume_attached());
             while ffi::Py_TYPE(object.as_ptr()) == class && ffi::Py_REFCNT(object.as_ptr()) == 1 {
-                let next = struct_of::<Self>(object.as_ptr()).0.swap(none());
+                let next = object::get::<Self>(object.as_ptr()).0.swap(none());
                 drop(std::mem::replace(&mut object, next));
             }
         }
@@ -213,22 +213,6 @@ fn none() -> Object {
 fn copy(object: &Object) -> Object {
     // SAFETY: called by attached threads, of an object that a reference is held to meanwhile.
     unsafe { Object::new(object.as_ptr()) }
-}
-
-/// The struct in an object of a class of ours.
-///
-/// # Safety
-/// `object` is of that very class, and outlives the reference; attached.
-#[inline]
-unsafe fn struct_of<'a, T: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync>(
-    object: *mut ffi::PyObject,
-) -> &'a T {
-    // SAFETY: by the caller's promise; the class is frozen, so there is no borrow to take.
-    unsafe {
-        let py = Python::assume_attached();
-        let bound = Bound::ref_from_ptr(py, &object);
-        &*ptr::from_ref(bound.cast_unchecked::<T>().get())
-    }
 }
 
 /// An argument that is an int of 64 bits. An `__index__` of the caller's runs here, before anything is looked at.
@@ -274,12 +258,6 @@ fn flag(value: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {
         let message = format!("{name} must be True or False, not {}", shown(value));
         Err(PyTypeError::new_err(message))
     }
-}
-
-fn shown(value: &Bound<'_, PyAny>) -> String {
-    value
-        .repr()
-        .map_or_else(|_| "?".to_owned(), |text| text.to_string())
 }
 
 // The raw entries. Each has the thread attached and `this` of its class; none waits.
@@ -373,7 +351,7 @@ macro_rules! integer_entries {
                 let py = Python::assume_attached();
                 let argument = Bound::ref_from_ptr(py, &argument);
                 let number = integer(argument, $argument);
-                let atomic = &struct_of::<AtomicIntObject>(this).0;
+                let atomic = &object::get::<AtomicIntObject>(this).0;
                 $answer(py, number.map(|number| atomic.$name(number)))
             }
         })*
@@ -394,7 +372,7 @@ unsafe extern "C-unwind" fn load(
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on an `AtomicInt`, attached.
-    unsafe { ffi::PyLong_FromLongLong(struct_of::<AtomicIntObject>(this).0.load()) }
+    unsafe { ffi::PyLong_FromLongLong(object::get::<AtomicIntObject>(this).0.load()) }
 }
 
 unsafe extern "C-unwind" fn compare_exchange(
@@ -409,7 +387,7 @@ unsafe extern "C-unwind" fn compare_exchange(
         let Ok([expected, new]) = expected_and_new(py, arguments, count, keywords) else {
             return ptr::null_mut();
         };
-        let atomic = &struct_of::<AtomicIntObject>(this).0;
+        let atomic = &object::get::<AtomicIntObject>(this).0;
         let exchange = || {
             let (expected, new) = (integer(&expected, "expected")?, integer(&new, "new")?);
             Ok(atomic.compare_exchange(expected, new))
@@ -424,7 +402,7 @@ unsafe extern "C-unwind" fn load_flag(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on an `AtomicBool`, attached.
     unsafe {
-        let truth = struct_of::<AtomicBoolObject>(this).__bool__();
+        let truth = object::get::<AtomicBoolObject>(this).__bool__();
         answer_bool(Python::assume_attached(), Ok(truth))
     }
 }
@@ -437,7 +415,7 @@ unsafe extern "C-unwind" fn store_flag(
     unsafe {
         let py = Python::assume_attached();
         let value = flag(Bound::ref_from_ptr(py, &value), "value");
-        let atomic = &struct_of::<AtomicBoolObject>(this).0;
+        let atomic = &object::get::<AtomicBoolObject>(this).0;
         answer_none(py, value.map(|value| atomic.store(value.into())))
     }
 }
@@ -450,7 +428,7 @@ unsafe extern "C-unwind" fn swap_flag(
     unsafe {
         let py = Python::assume_attached();
         let value = flag(Bound::ref_from_ptr(py, &value), "value");
-        let atomic = &struct_of::<AtomicBoolObject>(this).0;
+        let atomic = &object::get::<AtomicBoolObject>(this).0;
         answer_bool(py, value.map(|value| atomic.swap(value.into()) != 0))
     }
 }
@@ -467,7 +445,7 @@ unsafe extern "C-unwind" fn compare_exchange_flag(
         let Ok([expected, new]) = expected_and_new(py, arguments, count, keywords) else {
             return ptr::null_mut();
         };
-        let atomic = &struct_of::<AtomicBoolObject>(this).0;
+        let atomic = &object::get::<AtomicBoolObject>(this).0;
         let exchange = || {
             let (expected, new) = (flag(&expected, "expected")?, flag(&new, "new")?);
             Ok(atomic.compare_exchange(expected.into(), new.into()))
@@ -481,7 +459,7 @@ unsafe extern "C-unwind" fn load_object(
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on an `AtomicRef`, attached.
-    unsafe { struct_of::<AtomicRefObject>(this).0.load(copy).into_ptr() }
+    unsafe { object::get::<AtomicRefObject>(this).0.load(copy).into_ptr() }
 }
 
 unsafe extern "C-unwind" fn store_object(
@@ -491,7 +469,7 @@ unsafe extern "C-unwind" fn store_object(
     // SAFETY: called by CPython on an `AtomicRef`, attached. Dropping the old object may run any code, even on `this`.
     unsafe {
         drop(
-            struct_of::<AtomicRefObject>(this)
+            object::get::<AtomicRefObject>(this)
                 .0
                 .swap(Object::new(object)),
         );
@@ -505,7 +483,7 @@ unsafe extern "C-unwind" fn swap_object(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on an `AtomicRef`, attached.
     unsafe {
-        struct_of::<AtomicRefObject>(this)
+        object::get::<AtomicRefObject>(this)
             .0
             .swap(Object::new(object))
             .into_ptr()
@@ -524,7 +502,7 @@ unsafe extern "C-unwind" fn compare_exchange_object(
         let Ok([expected, new]) = expected_and_new(py, arguments, count, keywords) else {
             return ptr::null_mut();
         };
-        let exchanged = struct_of::<AtomicRefObject>(this).0.compare_exchange(
+        let exchanged = object::get::<AtomicRefObject>(this).0.compare_exchange(
             |now| now.as_ptr() == expected.as_ptr(),
             Object::new(new.as_ptr()),
         );

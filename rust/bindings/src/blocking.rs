@@ -45,7 +45,7 @@ use crate::{
     convert::Patience,
     error::{Raised, raise},
     hot::Definition,
-    operation, runtime,
+    object, operation, runtime,
     task::{Kind, TaskObject, new_unsubmitted, rest, wait_done},
     unwind,
 };
@@ -341,7 +341,7 @@ unsafe fn start_thread(py: Python<'_>, number: u64) -> bool {
 /// Attached; `call` is of [`new_call`].
 pub unsafe fn abandon(call: *mut ffi::PyObject) {
     // SAFETY: alive, by the caller's promise.
-    let task = unsafe { TaskObject::from_object(call) };
+    let task = unsafe { object::get::<TaskObject>(call) };
     task.forget_exception();
     if task.core().is_new() && Pool::get().take_back(call) {
         // SAFETY: ours again; whoever calls this has another.
@@ -392,7 +392,7 @@ unsafe fn new_call(
         let mut call = ptr::null_mut();
         if !is_coroutine {
             call = new_unsubmitted(function, arguments, count, keywords);
-            if call.is_null() || TaskObject::from_object(call).kind() == Kind::Call {
+            if call.is_null() || object::get::<TaskObject>(call).kind() == Kind::Call {
                 return call;
             }
         }
@@ -436,7 +436,7 @@ unsafe fn make(py: Python<'_>, call: *mut ffi::PyObject) -> Result<(), Raised> {
                 return Err(raise(py, no_thread()));
             }
         }
-        let task = TaskObject::from_object(call);
+        let task = object::get::<TaskObject>(call);
         let ended = wait_done(py, task, Patience::Forever, CALL, AWAITABLE);
         if !matches!(ended, Ok(true)) {
             abandon(call);
@@ -475,7 +475,7 @@ unsafe extern "C-unwind" fn blocking(
             return call;
         }
         let result = match make(py, call) {
-            Ok(()) => TaskObject::from_object(call).take_result(py),
+            Ok(()) => object::get::<TaskObject>(call).take_result(py),
             Err(Raised) => ptr::null_mut(),
         };
         ffi::Py_DECREF(call);

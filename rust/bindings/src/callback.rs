@@ -10,7 +10,12 @@ use penstock_core::{
 };
 use pyo3::{ffi, prelude::*};
 
-use crate::{error::Raised, object::Object, task::TaskObject, unwind};
+use crate::{
+    error::Raised,
+    object::{self, Object},
+    task::TaskObject,
+    unwind,
+};
 
 #[repr(C)]
 struct Callback {
@@ -104,7 +109,7 @@ impl CallbackObject {
     /// Takes it back, unless it is called already.
     fn remove(&self) {
         // SAFETY: a task, which is alive while this is.
-        let task = unsafe { TaskObject::from_object(self.task.as_ptr()) };
+        let task = unsafe { object::get::<TaskObject>(self.task.as_ptr()) };
         if task.is_here() {
             task.finish_join(&self.entry); // else nobody calls it, and the list may be locked for ever
         }

@@ -97,12 +97,17 @@ impl Patience {
     }
 }
 
+/// A value in the words of an error about it.
+pub fn shown(value: &Bound<'_, PyAny>) -> String {
+    value
+        .repr()
+        .map_or_else(|_| "?".to_owned(), |text| text.to_string())
+}
+
 /// A number of seconds that is not negative; `None` is longer than anyone will wait.
 pub fn seconds(value: &Bound<'_, PyAny>, name: &str, allowed: &str) -> PyResult<Option<Duration>> {
     let refuse = |error: PyErr| {
-        let shown = value
-            .repr()
-            .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+        let shown = shown(value);
         let message = format!("{name} must be {allowed}, not {shown}");
         if error.is_instance_of::<PyTypeError>(value.py()) {
             PyTypeError::new_err(message)

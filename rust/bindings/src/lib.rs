@@ -5,6 +5,7 @@
 mod atomic;
 mod blocking;
 mod boundary;
+mod by_hand;
 mod callback;
 mod channel;
 mod context;

@@ -4,9 +4,12 @@
 //! would go through a global pool. What the core holds for Python is an [`Object`] instead. It is made and
 //! dropped by attached threads only; a debug build checks that.
 
-use std::{fmt, ptr::NonNull};
+use std::{
+    fmt,
+    ptr::{self, NonNull},
+};
 
-use pyo3::{Py, PyAny, ffi};
+use pyo3::{Bound, Py, PyAny, PyClass, Python, ffi, pyclass::boolean_struct::True};
 
 #[repr(transparent)]
 pub struct Object(NonNull<ffi::PyObject>);
@@ -111,6 +114,20 @@ impl Drop for Object {
 impl fmt::Debug for Object {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Object({:p})", self.0)
+    }
+}
+
+/// The struct in an object of the class `T`.
+///
+/// # Safety
+/// `object` is of that class or one below it, and outlives the reference; this thread is attached.
+#[inline]
+pub unsafe fn get<'a, T: PyClass<Frozen = True> + Sync>(object: *mut ffi::PyObject) -> &'a T {
+    // SAFETY: of the class, by the caller's promise; it is frozen, so there is no borrow to take.
+    unsafe {
+        let py = Python::assume_attached();
+        let bound = Bound::ref_from_ptr(py, &object);
+        &*ptr::from_ref(bound.cast_unchecked::<T>().get())
     }
 }
 

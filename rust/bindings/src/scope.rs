@@ -9,7 +9,7 @@ use crate::{
     boundary::{ThreadWaiter, forked_thread, running_task},
     convert::seconds,
     interrupt::{Interrupts, Left, Mark, ScopeId},
-    object::Object,
+    object::{self, Object},
     task::TaskObject,
 };
 
@@ -41,7 +41,7 @@ impl Who {
     fn interrupts(&self) -> &Interrupts {
         match self {
             // SAFETY: the handle keeps the task alive.
-            Who::Task(task) => unsafe { TaskObject::from_object(task.as_ptr()) }.interrupts(),
+            Who::Task(task) => unsafe { object::get::<TaskObject>(task.as_ptr()) }.interrupts(),
             Who::Thread(thread) => &thread.interrupts,
         }
     }
@@ -92,7 +92,7 @@ impl ScopeObject {
             (None, Who::Thread(thread)) => thread,
             (None, Who::Task(task)) => {
                 // SAFETY: the handle keeps the task alive.
-                unsafe { TaskObject::from_object(task.as_ptr()) }.end_wait();
+                unsafe { object::get::<TaskObject>(task.as_ptr()) }.end_wait();
                 return;
             }
         };

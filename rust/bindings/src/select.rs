@@ -35,11 +35,11 @@ use crate::{
         ends::{Direction, channel_of_end},
         refuse_send, tell_if_special,
     },
-    convert::{Patience, parse},
+    convert::{Patience, parse, shown},
     error::{Failure, Raised, put_aside, raise},
     hot::Definition,
     mode::{Mode, mode},
-    object::Object,
+    object::{self, Object},
     pending::{self, Begun, Next, Pending},
     selected,
 };
@@ -260,10 +260,10 @@ unsafe fn channel_of<'a>(
     unsafe {
         // Ordering: Relaxed, see `load`.
         if ffi::Py_TYPE(object) == CHANNEL.load(Ordering::Relaxed) {
-            return Some((ChannelObject::from_object(object), false));
+            return Some((object::get::<ChannelObject>(object), false));
         }
         let end = channel_of_end(object).filter(|end| end.direction == wanted)?;
-        Some((ChannelObject::from_object(end.channel), end.is_closed))
+        Some((object::get::<ChannelObject>(end.channel), end.is_closed))
     }
 }
 
@@ -291,9 +291,7 @@ unsafe fn refuse(
         let is_tuple = ffi::PyTuple_Check(object) != 0 && ffi::PyTuple_GET_SIZE(object) != 2;
         (Bound::from_borrowed_ptr(py, object), is_tuple)
     };
-    let shown = object
-        .repr()
-        .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+    let shown = shown(&object);
     let message = format!(
         "{function}(): a case must be a channel or receiver (to receive), or a tuple of a channel or sender and a value \
          (to send), and case {index} is {shown}"
@@ -340,9 +338,7 @@ unsafe fn options(
         } else if priority == ffi::Py_True() {
             Ok((patience, Choice::First))
         } else {
-            let shown = Bound::ref_from_ptr(py, &priority)
-                .repr()
-                .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+            let shown = shown(Bound::ref_from_ptr(py, &priority));
             let message = format!("priority must be True or False, not {shown}");
             Err(raise(py, PyTypeError::new_err(message)))
         }

@@ -10,12 +10,10 @@ use pyo3::{
     types::{PyDict, PyType},
 };
 
-use crate::runtime;
+use crate::{convert::shown, runtime};
 
 fn refuse<E: pyo3::PyTypeInfo>(name: &str, value: &Bound<'_, PyAny>, allowed: &str) -> PyErr {
-    let shown = value
-        .repr()
-        .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+    let shown = shown(value);
     PyErr::new::<E, _>(format!("{name} must be {allowed}, not {shown}"))
 }
 

@@ -27,7 +27,7 @@ use super::{ChannelObject, entries, pressure, receiving, sending};
 use crate::{
     error::{Failure, Raised, raise},
     hot::Definition,
-    object::{Object, disown, none},
+    object::{self, Object, disown, none},
 };
 
 /// Which way values go through an end.
@@ -68,7 +68,7 @@ impl End {
 
     fn channel(&self) -> &ChannelObject {
         // SAFETY: a channel, which this keeps alive.
-        unsafe { ChannelObject::from_object(self.channel.as_ptr()) }
+        unsafe { object::get::<ChannelObject>(self.channel.as_ptr()) }
     }
 
     #[inline]
@@ -290,12 +290,8 @@ unsafe fn end_of<'a>(object: *mut ffi::PyObject) -> Option<&'a End> {
 /// `object` is a `Sender`, and alive as long as the result is used.
 #[inline]
 unsafe fn sender<'a>(object: *mut ffi::PyObject) -> &'a End {
-    // SAFETY: by the caller's promise; the class is frozen, so there is no borrow to take.
-    unsafe {
-        let py = Python::assume_attached();
-        let bound = Bound::ref_from_ptr(py, &object);
-        &(*ptr::from_ref(bound.cast_unchecked::<SenderObject>().get())).0
-    }
+    // SAFETY: by the caller's promise.
+    &unsafe { object::get::<SenderObject>(object) }.0
 }
 
 /// # Safety
@@ -303,11 +299,7 @@ unsafe fn sender<'a>(object: *mut ffi::PyObject) -> &'a End {
 #[inline]
 unsafe fn receiver<'a>(object: *mut ffi::PyObject) -> &'a End {
     // SAFETY: as above.
-    unsafe {
-        let py = Python::assume_attached();
-        let bound = Bound::ref_from_ptr(py, &object);
-        &(*ptr::from_ref(bound.cast_unchecked::<ReceiverObject>().get())).0
-    }
+    &unsafe { object::get::<ReceiverObject>(object) }.0
 }
 
 /// What an end is the end of.
@@ -345,7 +337,7 @@ pub unsafe fn channel_of<'a>(object: *mut ffi::PyObject) -> &'a ChannelObject {
     unsafe {
         match end_of(object) {
             Some(end) => end.channel(),
-            None => ChannelObject::from_object(object),
+            None => object::get::<ChannelObject>(object),
         }
     }
 }

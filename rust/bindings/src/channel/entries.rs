@@ -16,7 +16,7 @@ use crate::{
     convert::{Patience, parse},
     error::{Failure, Raised},
     hot::Definition,
-    object::{Object, none},
+    object::{self, Object, none},
     operation, pending,
 };
 
@@ -173,7 +173,7 @@ pub(super) unsafe fn send_one(
 ) -> Result<(), Raised> {
     // SAFETY: the caller's promise.
     unsafe {
-        let channel = ChannelObject::from_object(this);
+        let channel = object::get::<ChannelObject>(this);
         if !channel.is_special() {
             match channel.core().try_send(Object::new(value)) {
                 Ok(()) => return Ok(()),
@@ -198,7 +198,7 @@ unsafe fn send_slowly(
     timeout: *mut ffi::PyObject,
 ) -> Result<(), Raised> {
     // SAFETY: a channel, alive during its own call.
-    let channel = unsafe { ChannelObject::from_object(this) };
+    let channel = unsafe { object::get::<ChannelObject>(this) };
     if channel.is_special() {
         // SAFETY: as for this function.
         return unsafe { sending::send(py, this, value, timeout) };
@@ -298,7 +298,7 @@ unsafe fn receive(
     timeout: *mut ffi::PyObject,
 ) -> Result<*mut ffi::PyObject, Raised> {
     // SAFETY: a channel, alive during its own call.
-    let channel = unsafe { ChannelObject::from_object(this) };
+    let channel = unsafe { object::get::<ChannelObject>(this) };
     if timeout.is_null() && !channel.is_special() {
         match channel.core().try_recv() {
             Ok(value) => return Ok(value.into_ptr()),
@@ -325,7 +325,7 @@ unsafe fn receive_slowly(
     timeout: *mut ffi::PyObject,
 ) -> Result<*mut ffi::PyObject, Raised> {
     // SAFETY: a channel, alive during its own call.
-    let channel = unsafe { ChannelObject::from_object(this) };
+    let channel = unsafe { object::get::<ChannelObject>(this) };
     let core = channel.core();
     let patience = Patience::from_optional(py, timeout)?;
     if !timeout.is_null() || channel.is_special() {
@@ -375,7 +375,7 @@ pub(super) unsafe extern "C-unwind" fn send_nowait(
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
         let py = Python::assume_attached();
-        let channel = ChannelObject::from_object(this);
+        let channel = object::get::<ChannelObject>(this);
         if channel.is_special() {
             return match sending::send_nowait(py, this, value) {
                 Ok(()) => none(),
@@ -404,7 +404,7 @@ pub(super) unsafe extern "C-unwind" fn recv_nowait(
     // SAFETY: called by CPython on a `Channel`, attached.
     unsafe {
         let py = Python::assume_attached();
-        let channel = ChannelObject::from_object(this);
+        let channel = object::get::<ChannelObject>(this);
         match channel.core().try_recv() {
             Ok(value) => {
                 let value = value.into_ptr();

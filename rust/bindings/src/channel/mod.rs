@@ -17,7 +17,6 @@ pub use timer::{after, refuse_send, tick};
 
 use std::{
     mem::ManuallyDrop,
-    ptr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -35,7 +34,7 @@ use pyo3::{
 };
 
 use crate::{
-    convert::Passed,
+    convert::{Passed, shown},
     event_loop,
     hot::Definition,
     mode::{Mode, mode},
@@ -115,20 +114,6 @@ impl ChannelObject {
 
     fn observers(&self) -> &Observers {
         &self.observers
-    }
-
-    /// The struct in a `Channel` object.
-    ///
-    /// # Safety
-    /// `object` is a `Channel` that outlives the reference.
-    #[inline]
-    pub unsafe fn from_object<'a>(object: *mut ffi::PyObject) -> &'a Self {
-        // SAFETY: a `Channel`, by the caller's promise; the class is frozen, so there is no borrow to take.
-        unsafe {
-            let py = Python::assume_attached();
-            let bound = Bound::ref_from_ptr(py, &object);
-            &*ptr::from_ref(bound.cast_unchecked::<Self>().get())
-        }
     }
 }
 
@@ -326,9 +311,7 @@ fn capacity_of(value: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
         return Ok(None);
     }
     let refuse = |kind: fn(String) -> PyErr| -> PyErr {
-        let shown = value
-            .repr()
-            .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+        let shown = shown(value);
         kind(format!(
             "capacity must be None or an int from 0 to {CAPACITY_MAX}, not {shown}"
         ))

@@ -19,11 +19,11 @@ use pyo3::{
 use super::{ChannelObject, ends};
 use crate::{
     boundary,
-    convert::parse,
+    convert::{parse, shown},
     error::{Raised, raise},
     hot::Definition,
     mode::{Mode, mode},
-    object::{Object, none},
+    object::{self, Object, none},
     unwind,
 };
 
@@ -160,7 +160,7 @@ impl Observer {
 #[cold]
 pub unsafe fn tell(py: Python<'_>, channel: *mut ffi::PyObject) {
     // SAFETY: the caller's promise.
-    let this = unsafe { ChannelObject::from_object(channel) };
+    let this = unsafe { object::get::<ChannelObject>(channel) };
     for observer in this.observers().iter() {
         // SAFETY: the caller's promise.
         unsafe { observer.look(py, channel, this) };
@@ -218,9 +218,7 @@ fn part(value: *mut ffi::PyObject, default: f64, name: &str, py: Python<'_>) -> 
     // SAFETY: a live argument.
     let value = unsafe { Bound::ref_from_ptr(py, &value) };
     value.extract().map_err(|_| {
-        let shown = value
-            .repr()
-            .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+        let shown = shown(value);
         PyTypeError::new_err(format!("{name} must be a number, not {shown}"))
     })
 }
@@ -279,7 +277,7 @@ unsafe extern "C-unwind" fn on_pressure(
     unsafe {
         let py = Python::assume_attached();
         let names = ["callback", "high", "low"];
-        let channel = ChannelObject::from_object(this);
+        let channel = object::get::<ChannelObject>(this);
         let added = parse(py, "on_pressure", names, 1, arguments, count, keywords)
             .and_then(|parsed| observer(py, channel, parsed).map_err(|error| raise(py, error)))
             .map(|observer| {

@@ -19,11 +19,11 @@ use super::{
     timer::{Form, ReceiveTick},
 };
 use crate::{
-    convert::{Patience, parse},
+    convert::{Patience, parse, shown},
     error::{Failure, Raised, raise},
     hot::Definition,
     mode::Mode,
-    object::Object,
+    object::{self, Object},
     pending::{self, Begun, Next, Pending},
 };
 
@@ -65,9 +65,7 @@ unsafe fn max_items(
     // SAFETY: a live argument.
     let value = unsafe { Bound::ref_from_ptr(py, &value) };
     let refuse = |kind: fn(String) -> PyErr| {
-        let shown = value
-            .repr()
-            .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+        let shown = shown(value);
         raise(
             py,
             kind(format!("max_items must be an int >= 1, not {shown}")),
@@ -104,7 +102,7 @@ pub unsafe extern "C-unwind" fn recv_many(
         let Ok(max) = max_items(py, "recv_many", arguments, count, keywords) else {
             return ptr::null_mut();
         };
-        let channel = ChannelObject::from_object(this);
+        let channel = object::get::<ChannelObject>(this);
         let received = match take_more(py, channel.core(), Vec::new(), max) {
             Ok(Some(list)) => Ok(list),
             Ok(None) if channel.core().is_timer() => {

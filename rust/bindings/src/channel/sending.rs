@@ -17,7 +17,7 @@ use crate::{
     error::{Failure, Raised},
     hot::Definition,
     mode::Mode,
-    object::{Object, none},
+    object::{self, Object, none},
     pending::{self, Begun, Next, Pending},
     unwind,
 };
@@ -111,7 +111,7 @@ pub unsafe fn send(
     let patience = Patience::from_optional(py, timeout)?;
     // SAFETY: the caller's promise; nothing that has a destructor is alive where Python code runs.
     unsafe {
-        let core = ChannelObject::from_object(this).core();
+        let core = object::get::<ChannelObject>(this).core();
         match offer(core, value) {
             Ok(dropped) => ffi::Py_XDECREF(dropped),
             Err(Refusal::Closed) => return Err(closed(py)),
@@ -142,7 +142,7 @@ pub unsafe fn send_nowait(
 ) -> Result<(), Raised> {
     // SAFETY: the caller's promise; nothing that has a destructor is alive where Python code runs.
     unsafe {
-        match offer(ChannelObject::from_object(this).core(), value) {
+        match offer(object::get::<ChannelObject>(this).core(), value) {
             Ok(dropped) => ffi::Py_XDECREF(dropped),
             Err(Refusal::Closed) => return Err(closed(py)),
             Err(Refusal::Full) => return Err(full(py)),
@@ -185,7 +185,7 @@ pub unsafe extern "C-unwind" fn send_many(
         let Ok([iterable]) = parsed else {
             return ptr::null_mut();
         };
-        let channel = ChannelObject::from_object(this);
+        let channel = object::get::<ChannelObject>(this);
         if channel.core().is_timer() {
             refuse_send(py, channel);
             return ptr::null_mut();

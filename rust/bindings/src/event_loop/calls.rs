@@ -13,7 +13,7 @@ use crate::{
     blocking,
     channel::ChannelObject,
     error::{Failure, Raised, raise},
-    object::Object,
+    object::{self, Object},
     pending::{Begun, Next, Pending},
     task::{Take, TaskObject},
 };
@@ -46,7 +46,7 @@ impl Send {
 
     fn channel<'a>(&self) -> &'a ChannelObject {
         // SAFETY: a channel, which this keeps alive; the callers use the result while they have this.
-        unsafe { ChannelObject::from_object(self.channel.as_ptr()) }
+        unsafe { object::get::<ChannelObject>(self.channel.as_ptr()) }
     }
 
     fn end(&mut self) -> Option<Result<(), SendError<Object>>> {
@@ -145,7 +145,7 @@ impl Recv {
 
     fn channel<'a>(&self) -> &'a ChannelObject {
         // SAFETY: a channel, which this keeps alive; the callers use the result while they have this.
-        unsafe { ChannelObject::from_object(self.channel.as_ptr()) }
+        unsafe { object::get::<ChannelObject>(self.channel.as_ptr()) }
     }
 
     fn closed(&self, py: Python<'_>) -> Raised {
@@ -239,7 +239,7 @@ impl Join {
 
     fn task<'a>(&self) -> &'a TaskObject {
         // SAFETY: a task, which this keeps alive; the callers use the result while they have this.
-        unsafe { TaskObject::from_object(self.task.as_ptr()) }
+        unsafe { object::get::<TaskObject>(self.task.as_ptr()) }
     }
 
     fn take_off(&mut self) {

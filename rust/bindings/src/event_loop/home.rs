@@ -32,7 +32,13 @@ use pyo3::{
 };
 
 use super::{Library, waiter::LoopWaiter};
-use crate::{boundary, error::put_aside, hot::Definition, object::Object, runtime, unwind};
+use crate::{
+    boundary,
+    error::put_aside,
+    hot::Definition,
+    object::{self, Object},
+    runtime, unwind,
+};
 
 pub struct Home {
     pub library: Library,
@@ -220,7 +226,9 @@ impl Home {
                 let called = unwind::call(functions.call.as_ptr(), [target, call]);
                 taken = called == ffi::Py_True();
                 if taken {
-                    Drain::of(drain).state.store(TAKEN, Ordering::Relaxed); // Ordering: Relaxed, see `state`.
+                    object::get::<Drain>(drain)
+                        .state
+                        .store(TAKEN, Ordering::Relaxed); // Ordering: Relaxed, see `state`.
                 }
                 ffi::Py_XDECREF(drain);
                 if !called.is_null() {
@@ -337,18 +345,6 @@ const NEW: u8 = 0;
 const TAKEN: u8 = 1;
 const MADE: u8 = 2;
 
-impl Drain {
-    /// # Safety
-    /// `object` is one, and outlives the result; attached.
-    unsafe fn of<'a>(object: *mut ffi::PyObject) -> &'a Self {
-        // SAFETY: by the caller's promise; the class is frozen.
-        unsafe {
-            let object = Bound::ref_from_ptr(Python::assume_attached(), &object);
-            &*ptr::from_ref(object.cast_unchecked::<Self>().get())
-        }
-    }
-}
-
 impl Drop for Drain {
     fn drop(&mut self) {
         // Ordering: Relaxed, whoever drops it has the last reference.
@@ -395,7 +391,7 @@ unsafe extern "C-unwind" fn drain(
     // SAFETY: called by CPython, attached, on a `Drain`, which is frozen and outlives the call.
     unsafe {
         let py = Python::assume_attached();
-        let this = ptr::from_ref(Drain::of(this));
+        let this = ptr::from_ref(object::get::<Drain>(this));
         (*this).state.store(MADE, Ordering::Relaxed); // Ordering: Relaxed, see `state`.
         if Home::drain(py, Arc::as_ptr(&(*this).home)) {
             ffi::Py_NewRef(ffi::Py_None())

@@ -13,13 +13,13 @@ use penstock_core::{
 };
 use pyo3::{PyTraverseError, PyVisit, exceptions::PyTypeError, ffi, prelude::*};
 
-use super::{Begun, Call, Names, awaitable, get, int_within, or_null};
+use super::{Begun, Call, Names, awaitable, int_within, or_null};
 use crate::{
     convert::{Patience, parse, seconds},
     error::{Raised, raise},
     hot::Definition,
     mode::{Mode, mode},
-    object::Object,
+    object::{self, Object},
     pending::Next,
     task::{self, Kind},
     unwind,
@@ -184,7 +184,7 @@ static AWAIT: Names = Names {
 /// `barrier` is a `_Barrier`, alive as long as the result is used.
 unsafe fn object<'a>(barrier: *mut ffi::PyObject) -> &'a BarrierObject {
     // SAFETY: by the caller's promise.
-    unsafe { get(barrier) }
+    unsafe { object::get(barrier) }
 }
 
 impl BarrierObject {

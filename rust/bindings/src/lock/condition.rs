@@ -26,7 +26,7 @@ use pyo3::{
 };
 
 use super::{
-    Begun, Call, LockObject, Names, awaitable, get, int_within,
+    Begun, Call, LockObject, Names, awaitable, int_within,
     mutex::{self, Acquire},
     none, or_null, owner, true_if_handed,
 };
@@ -37,7 +37,7 @@ use crate::{
     hot::Definition,
     interrupt::outranks,
     mode::{Mode, mode},
-    object::Object,
+    object::{self, Object},
     pending::Next,
 };
 
@@ -200,13 +200,13 @@ static AWAIT: Names = Names {
 /// `condition` is a `_Condition`, alive as long as the result is used.
 unsafe fn object<'a>(condition: *mut ffi::PyObject) -> &'a ConditionObject {
     // SAFETY: by the caller's promise.
-    unsafe { get(condition) }
+    unsafe { object::get(condition) }
 }
 
 impl ConditionObject {
     fn lock(&self) -> &LockObject {
         // SAFETY: a lock, alive as long as this.
-        unsafe { get(self.lock.as_ptr()) }
+        unsafe { object::get(self.lock.as_ptr()) }
     }
 
     /// Who has the lock, which is the caller.

@@ -8,12 +8,13 @@ use penstock_core::{
 };
 use pyo3::{ffi, prelude::*};
 
-use super::{Begun, Call, Names, awaitable, bool_of, get, none, or_null, true_, true_if_handed};
+use super::{Begun, Call, Names, awaitable, bool_of, none, or_null, true_, true_if_handed};
 use crate::{
     convert::Patience,
     error::Raised,
     hot::Definition,
     mode::{Mode, mode},
+    object,
     pending::Next,
 };
 
@@ -98,7 +99,7 @@ static AWAIT: Names = Names {
 #[inline]
 unsafe fn core<'a>(event: *mut ffi::PyObject) -> &'a Event<Mode> {
     // SAFETY: by the caller's promise.
-    &unsafe { get::<EventObject>(event) }.core
+    &unsafe { object::get::<EventObject>(event) }.core
 }
 
 impl Call for Wait {

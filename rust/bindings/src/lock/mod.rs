@@ -27,15 +27,13 @@ use std::{ptr, sync::Arc};
 
 use penstock_core::wait::{Entry, Outcome, WaiterRef};
 use pyo3::{
-    PyClass,
     exceptions::{PyTypeError, PyValueError},
     ffi,
     prelude::*,
-    pyclass::boolean_struct::True,
 };
 
 use crate::{
-    convert::Patience,
+    convert::{Patience, shown},
     error::{Failure, Raised, raise},
     hot,
     object::{Object, none},
@@ -51,20 +49,6 @@ pub fn add(py: Python<'_>) -> PyResult<()> {
     hot::add_methods(&py.get_type::<BarrierObject>(), &barrier::METHODS)?;
     hot::add_methods(&py.get_type::<ConditionObject>(), &condition::METHODS)?;
     hot::add_methods(&py.get_type::<OnceObject>(), &once::METHODS)
-}
-
-/// The struct in an object of the class `T`.
-///
-/// # Safety
-/// `object` is of that class or one below it, and outlives the reference; the thread is attached.
-#[inline]
-unsafe fn get<'a, T: PyClass<Frozen = True> + Sync>(object: *mut ffi::PyObject) -> &'a T {
-    // SAFETY: of the class, by the caller's promise; it is frozen, so there is no borrow to take.
-    unsafe {
-        let py = Python::assume_attached();
-        let bound = Bound::ref_from_ptr(py, &object);
-        &*ptr::from_ref(bound.cast_unchecked::<T>().get())
-    }
 }
 
 /// # Safety
@@ -339,9 +323,7 @@ fn blocking_and_timeout(
 /// What a number of `name` has to be, and is not.
 fn refuse(value: &Bound<'_, PyAny>, name: &str, allowed: &str) -> Raised {
     let py = value.py();
-    let shown = value
-        .repr()
-        .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+    let shown = shown(value);
     let message = format!("{name} must be {allowed}, not {shown}");
     // SAFETY: alive, and attached.
     if unsafe { ffi::PyIndex_Check(value.as_ptr()) } == 0 {

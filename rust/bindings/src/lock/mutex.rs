@@ -8,14 +8,13 @@ use penstock_core::{
 };
 use pyo3::{exceptions::PyRuntimeError, ffi, prelude::*};
 
-use super::{
-    Begun, Call, Names, awaitable, bool_of, get, none, or_null, owner, true_, true_if_handed,
-};
+use super::{Begun, Call, Names, awaitable, bool_of, none, or_null, owner, true_, true_if_handed};
 use crate::{
     convert::{Patience, parse},
     error::{Raised, raise},
     hot::Definition,
     mode::{Mode, mode},
+    object,
     pending::Next,
 };
 
@@ -196,7 +195,7 @@ impl Acquire {
 /// `lock` is a `Lock`, alive as long as the result is used.
 unsafe fn core<'a>(lock: *mut ffi::PyObject) -> &'a Lock<Mode> {
     // SAFETY: by the caller's promise.
-    unsafe { get::<LockObject>(lock) }.core()
+    unsafe { object::get::<LockObject>(lock) }.core()
 }
 
 impl Call for Acquire {

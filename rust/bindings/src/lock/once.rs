@@ -12,12 +12,13 @@ use pyo3::{
     prelude::*,
 };
 
-use super::{Begun, Call, Names, awaitable, get, none, or_null, owner};
+use super::{Begun, Call, Names, awaitable, none, or_null, owner};
 use crate::{
-    convert::Patience,
+    convert::{Patience, shown},
     error::{Raised, raise},
     hot::Definition,
     mode::{Mode, mode},
+    object,
     pending::Next,
     task::{self, Kind},
     unwind,
@@ -112,7 +113,7 @@ static ADO: Names = Names {
 #[inline]
 unsafe fn core<'a>(once: *mut ffi::PyObject) -> &'a Once<Mode> {
     // SAFETY: by the caller's promise.
-    &unsafe { get::<OnceObject>(once) }.core
+    &unsafe { object::get::<OnceObject>(once) }.core
 }
 
 impl Call for Wait {
@@ -183,9 +184,7 @@ fn check(py: Python<'_>, function: *mut ffi::PyObject) -> Result<(), Raised> {
     if function.is_callable() && task::kind_of(py, function.as_ptr())? == Kind::Call {
         return Ok(());
     }
-    let shown = function
-        .repr()
-        .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+    let shown = shown(function);
     let message =
         format!("fn must be a plain function, not {shown}; for an async one, await ado(fn)");
     Err(raise(py, PyTypeError::new_err(message)))

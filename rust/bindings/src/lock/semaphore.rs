@@ -9,13 +9,14 @@ use penstock_core::{
 use pyo3::{exceptions::PyValueError, ffi, prelude::*};
 
 use super::{
-    Begun, Call, Names, awaitable, bool_of, get, int_within, none, or_null, true_, true_if_handed,
+    Begun, Call, Names, awaitable, bool_of, int_within, none, or_null, true_, true_if_handed,
 };
 use crate::{
     convert::{Passed, Patience, parse},
     error::{Raised, raise},
     hot::Definition,
     mode::{Mode, mode},
+    object,
     pending::Next,
 };
 
@@ -133,7 +134,7 @@ static AACQUIRE: Names = Names {
 #[inline]
 unsafe fn core<'a>(semaphore: *mut ffi::PyObject) -> &'a Semaphore<Mode> {
     // SAFETY: by the caller's promise.
-    &unsafe { get::<SemaphoreObject>(semaphore) }.core
+    &unsafe { object::get::<SemaphoreObject>(semaphore) }.core
 }
 
 impl Call for Acquire {

@@ -8,12 +8,13 @@ use penstock_core::{
 };
 use pyo3::{exceptions::PyValueError, ffi, prelude::*};
 
-use super::{Begun, Call, Names, awaitable, get, int_within, none, or_null};
+use super::{Begun, Call, Names, awaitable, int_within, none, or_null};
 use crate::{
     convert::{Patience, parse},
     error::{Raised, raise},
     hot::Definition,
     mode::{Mode, mode},
+    object,
     pending::Next,
 };
 
@@ -104,7 +105,7 @@ static AWAIT: Names = Names {
 #[inline]
 unsafe fn core<'a>(group: *mut ffi::PyObject) -> &'a WaitGroup<Mode> {
     // SAFETY: by the caller's promise.
-    &unsafe { get::<WaitGroupObject>(group) }.core
+    &unsafe { object::get::<WaitGroupObject>(group) }.core
 }
 
 impl Call for Wait {

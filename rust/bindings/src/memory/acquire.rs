@@ -14,8 +14,8 @@ use pyo3::{
 
 use super::{
     buffer::{lend, lend_at},
-    pool::{BufferPool, byte_count, pool_of},
-    scope::scope_of,
+    pool::{BufferPool, byte_count},
+    scope::BufferScope,
     site::Site,
     watch,
 };
@@ -23,7 +23,7 @@ use crate::{
     convert::{Patience, parse},
     error::{Failure, Raised, raise},
     hot::Definition,
-    object::Object,
+    object::{self, Object},
     pending::{self, Next, Pending},
 };
 
@@ -86,7 +86,7 @@ pub(super) unsafe extern "C-unwind" fn acquire(
         return std::ptr::null_mut();
     };
     // SAFETY: the method's descriptor has checked the class of `this`.
-    let pool = unsafe { pool_of(py, &this) };
+    let pool = unsafe { object::get::<BufferPool>(this) };
     match pool.pool.try_acquire_on(request.nbytes, request.node) {
         Ok(block) => lend(py, this, block),
         Err(TryAcquireError::Full) if request.patience == Patience::None => {
@@ -179,10 +179,9 @@ impl Acquire {
         }
     }
 
-    fn pool<'a>(&self, py: Python<'a>) -> &'a BufferPool {
-        let pool = self.pool.as_ptr();
+    fn pool<'a>(&self, _: Python<'a>) -> &'a BufferPool {
         // SAFETY: a pool that this keeps alive; the callers use the result while they have this.
-        unsafe { &*std::ptr::from_ref(pool_of(py, &pool)) }
+        unsafe { object::get(self.pool.as_ptr()) }
     }
 
     fn lend(&mut self, py: Python<'_>, block: Block) -> Result<*mut ffi::PyObject, Raised> {
@@ -196,7 +195,7 @@ impl Acquire {
             return Ok(buffer);
         };
         // SAFETY: this keeps the scope alive; the buffer was lent by its pool just now.
-        unsafe { scope_of(py, &scope.as_ptr()).take_in(py, buffer, site_in_scope) }
+        unsafe { object::get::<BufferScope>(scope.as_ptr()).take_in(py, buffer, site_in_scope) }
     }
 }
 
@@ -326,8 +325,9 @@ impl Request {
             None
         } else {
             // SAFETY: `this` is a pool, the argument is there, and both are alive.
-            let node =
-                unsafe { pool_of(py, this).node_from_argument(Bound::ref_from_ptr(py, &node)) };
+            let node = unsafe {
+                object::get::<BufferPool>(*this).node_from_argument(Bound::ref_from_ptr(py, &node))
+            };
             node.map_err(|error| raise(py, error))?
         };
         // SAFETY: a required argument is there, and alive.

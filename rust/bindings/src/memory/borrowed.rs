@@ -14,16 +14,13 @@ use pyo3::{
     types::PyType,
 };
 
-use super::{
-    borrowed_object::{self, borrowed_of},
-    object_pool,
-};
+use super::{borrowed_object, object_pool};
 use crate::{
     convert::Patience,
     error::{Failure, Raised, raise},
     hot::Definition,
     mode::Mode,
-    object::{Object, none},
+    object::{self, Object, none},
     pending::{self, Next, Pending},
 };
 
@@ -186,7 +183,7 @@ pub(super) unsafe extern "C-unwind" fn borrow(
 unsafe fn acquire(this: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: by the caller's promise.
     unsafe {
-        let borrowed = borrowed_of(this);
+        let borrowed = object::get::<Borrowed>(this);
         let pool = borrowed.pool.as_ptr();
         if !borrowed.held().is_null() {
             return entered_already();
@@ -217,7 +214,7 @@ fn entered_already() -> *mut ffi::PyObject {
 unsafe fn release(this: *mut ffi::PyObject) -> bool {
     // SAFETY: by the caller's promise.
     unsafe {
-        let borrowed = borrowed_of(this);
+        let borrowed = object::get::<Borrowed>(this);
         let object = borrowed.take();
         if object.is_null() {
             let message = "it is not entered, so there is nothing to give back";
@@ -310,7 +307,7 @@ impl Entered {
         };
         // SAFETY: as above; a `Borrowed`, alive. Another thread that left it meanwhile has given the object back.
         unsafe {
-            let held = borrowed_of(borrowed.as_ptr()).held();
+            let held = object::get::<Borrowed>(borrowed.as_ptr()).held();
             if held.is_null() {
                 none()
             } else {
@@ -327,7 +324,7 @@ impl Drop for Entered {
         };
         // SAFETY: attached, as who drops an awaitable is; a `Borrowed`, alive, and so is its pool.
         unsafe {
-            let borrowed = borrowed_of(borrowed.as_ptr());
+            let borrowed = object::get::<Borrowed>(borrowed.as_ptr());
             let object = borrowed.take();
             if !object.is_null() {
                 object_pool::give_back_unused(borrowed.pool.as_ptr(), Object::steal(object));

@@ -34,8 +34,8 @@ use pyo3::{
 };
 
 use super::{
-    buffer_object::{self, buffer_of},
-    pool::{BufferPool, pool_of},
+    buffer_object,
+    pool::BufferPool,
     site::Site,
     watch::{self, Record},
 };
@@ -43,7 +43,7 @@ use crate::{
     error::{put_aside, raise},
     hot::Definition,
     mode::Mode,
-    object::Object,
+    object::{self, Object},
 };
 
 pub(super) static ENTRIES: [Definition; 1] = [Definition::no_args(
@@ -101,9 +101,8 @@ impl Buffer {
     }
 
     fn pool(&self) -> &BufferPool {
-        let pool = self.pool.as_ptr();
         // SAFETY: attached, as whoever uses a buffer; it is a pool, which this keeps alive.
-        unsafe { &*ptr::from_ref(pool_of(Python::assume_attached(), &pool)) }
+        unsafe { object::get(self.pool.as_ptr()) }
     }
 
     /// A share in what is known of it.
@@ -391,7 +390,7 @@ unsafe extern "C-unwind" fn release(
     _unused: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls methods attached, and the descriptor has checked the class of `this`.
-    let (py, buffer) = unsafe { (Python::assume_attached(), buffer_of(this)) };
+    let (py, buffer) = unsafe { (Python::assume_attached(), object::get::<Buffer>(this)) };
     match buffer.exports.release_now() {
         Release::Now => buffer.give_back(),
         Release::Before => {}
@@ -443,11 +442,9 @@ fn lend_sample(
     if !watch::is_sample(py) {
         return buffer_object::new(py, Buffer::new(pool, block, ptr::null()));
     }
-    let (record, damage) = {
-        // SAFETY: a pool, alive.
-        let pool = unsafe { pool.as_py().bind(py).cast_unchecked::<BufferPool>() };
-        pool.get().watch.lent(py, &block, site)
-    };
+    // SAFETY: a pool, alive.
+    let watch = unsafe { &object::get::<BufferPool>(pool.as_ptr()).watch };
+    let (record, damage) = watch.lent(py, &block, site);
     let buffer = Buffer::new(pool, block, Arc::into_raw(record));
     if damage.is_some_and(|damage| damage.report(py).is_err()) {
         // The warning is an error here: it takes the place of the buffer, which goes back.

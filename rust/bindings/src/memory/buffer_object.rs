@@ -1,8 +1,6 @@
 //! Where `Buffer` objects come from, and where they go.
 //!
-//! `PyO3` allocates an object cleared, and takes it apart inside a guard, which together cost more than the pool does.
-//! So [`new`] writes into the allocator's memory, and the class's deallocator is [`dealloc`], as for tasks
-//! ([`task::memory`](crate::task)).
+//! [By hand](ByHand), because `PyO3`'s way costs more than the pool does.
 //!
 //! With the GIL a few used objects wait to be used again: the interpreter's allocator, in its turn, gives a page back with
 //! the last object in it and takes it again for the next, so a program that has one buffer at a time would pay for that
@@ -13,31 +11,20 @@
 
 #[cfg(not(Py_GIL_DISABLED))]
 use std::cell::Cell;
-use std::{
-    ptr,
-    sync::atomic::{AtomicPtr, AtomicUsize, Ordering},
-};
+use std::ptr;
 
 use pyo3::{ffi, prelude::*};
 
 use super::buffer::Buffer;
-use crate::{error::put_aside, interpreter};
+use crate::{by_hand::ByHand, error::put_aside, interpreter, object};
 
-/// The class. Written once, during the module's import.
-static CLASS: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(ptr::null_mut());
-/// How many bytes into an object its [`Buffer`] is, or 0 before the first object.
-static OFFSET: AtomicUsize = AtomicUsize::new(0);
+static OBJECTS: ByHand<Buffer> = ByHand::new();
 
 /// Takes the class over. Called once, by the module's import.
 pub(super) fn load(py: Python<'_>) {
-    let class = py.get_type::<Buffer>().as_type_ptr();
+    let class = OBJECTS.take_over(py, dealloc);
     // SAFETY: attached, and no object of the class is there yet.
-    unsafe {
-        (*class).tp_dealloc = Some(dealloc);
-        (*class).tp_finalize = Some(finalize);
-    }
-    // Ordering: Relaxed, during the import.
-    CLASS.store(class, Ordering::Relaxed);
+    unsafe { (*class).tp_finalize = Some(finalize) };
 }
 
 /// Used objects, with no buffer in them and no weak references.
@@ -106,7 +93,7 @@ unsafe fn link(object: *mut ffi::PyObject, offset: usize) -> *mut *mut ffi::PyOb
 /// Attached; the offset is that of the buffer in its object.
 #[inline]
 unsafe fn allocate(offset: usize) -> *mut ffi::PyObject {
-    let class = CLASS.load(Ordering::Relaxed); // Ordering: Relaxed, see `load`.
+    let class = OBJECTS.class();
     #[cfg(Py_GIL_DISABLED)]
     let _ = offset;
     // SAFETY: attached; what is on the list has the class's size, and nobody knows it.
@@ -120,7 +107,7 @@ unsafe fn allocate(offset: usize) -> *mut ffi::PyObject {
         }
         let object = ffi::PyObject_New::<ffi::PyObject>(class);
         if !object.is_null() {
-            weak_references(object).write(ptr::null_mut());
+            OBJECTS.weak_references(object).write(ptr::null_mut());
         }
         object
     }
@@ -146,38 +133,12 @@ unsafe fn free(object: *mut ffi::PyObject, offset: usize) {
     }
 }
 
-/// The list of weak references to `object`, or null.
-///
-/// # Safety
-/// `object` has the memory of a buffer.
-#[inline]
-unsafe fn weak_references(object: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
-    // SAFETY: the class says where.
-    unsafe {
-        let class = CLASS.load(Ordering::Relaxed); // Ordering: Relaxed, see `load`.
-        object.byte_offset((*class).tp_weaklistoffset).cast()
-    }
-}
-
-/// The buffer in `object`.
-///
-/// # Safety
-/// `object` is a buffer, alive as long as the result is used.
-#[inline]
-pub(super) unsafe fn buffer_of<'a>(object: *mut ffi::PyObject) -> &'a Buffer {
-    // SAFETY: there is an object, so the offset is known; the rest is the caller's promise.
-    unsafe {
-        let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, a constant once it is known.
-        &*object.byte_add(offset).cast::<Buffer>()
-    }
-}
-
 /// Makes an object; null with an exception set if there is no memory for it.
 #[inline]
 pub(super) fn new(py: Python<'_>, buffer: Buffer) -> *mut ffi::PyObject {
-    let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, a constant once it is known.
+    let offset = OBJECTS.offset();
     if offset == 0 {
-        return first(py, buffer);
+        return OBJECTS.first(py, buffer);
     }
     // SAFETY: attached; the memory is the class's, and nothing is in it.
     unsafe {
@@ -186,26 +147,8 @@ pub(super) fn new(py: Python<'_>, buffer: Buffer) -> *mut ffi::PyObject {
             drop(buffer);
             return object;
         }
-        object.byte_add(offset).cast::<Buffer>().write(buffer);
+        OBJECTS.write(object, buffer);
         object
-    }
-}
-
-/// Makes the first object in `PyO3`'s own way, and so finds out where it puts the struct.
-#[cold]
-fn first(py: Python<'_>, buffer: Buffer) -> *mut ffi::PyObject {
-    match Bound::new(py, buffer) {
-        Ok(buffer) => {
-            let address = ptr::from_ref(buffer.get()).addr();
-            let object = buffer.into_ptr();
-            // Ordering: Relaxed, whoever stores it stores the same.
-            OFFSET.store(address - object.addr(), Ordering::Relaxed);
-            object
-        }
-        Err(error) => {
-            error.restore(py);
-            ptr::null_mut()
-        }
     }
 }
 
@@ -215,22 +158,20 @@ unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
     unsafe {
         let py = Python::assume_attached();
         let aside = put_aside(py);
-        buffer_of(object).report_leak(py, object);
+        object::get::<Buffer>(object).report_leak(py, object);
         aside.restore(py);
     }
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: called by CPython on a buffer that nobody refers to, attached. There is an object, so the offset is known.
+    // SAFETY: called by CPython on a buffer that nobody refers to, attached.
     unsafe {
-        if buffer_of(object).is_leak() && ffi::PyObject_CallFinalizerFromDealloc(object) < 0 {
+        if object::get::<Buffer>(object).is_leak()
+            && ffi::PyObject_CallFinalizerFromDealloc(object) < 0
+        {
             return; // the warning's receiver has kept it
         }
-        if !(*weak_references(object)).is_null() {
-            ffi::PyObject_ClearWeakRefs(object);
-        }
-        let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, see `new`.
-        ptr::drop_in_place(object.byte_add(offset).cast::<Buffer>());
-        free(object, offset);
+        OBJECTS.empty(object);
+        free(object, OBJECTS.offset());
     }
 }

@@ -25,12 +25,12 @@ use pyo3::{
 
 use super::{borrowed, pool::byte_count};
 use crate::{
-    convert::Passed,
+    convert::{Passed, shown},
     error::{Raised, raise},
     hot::Definition,
     interpreter,
     mode::{Mode, mode},
-    object::{Object, none},
+    object::{self, Object, none},
     task::{self, Kind},
     unwind,
 };
@@ -259,24 +259,6 @@ fn plain_callable(
     )))
 }
 
-fn shown(value: &Bound<'_, PyAny>) -> String {
-    value
-        .repr()
-        .map_or_else(|_| "?".to_owned(), |text| text.to_string())
-}
-
-/// # Safety
-/// `this` is an `ObjectPool`, and outlives the reference; attached.
-#[inline]
-unsafe fn get<'a>(this: *mut ffi::PyObject) -> &'a ObjectPool {
-    // SAFETY: by the caller's promise; the class is frozen, so there is no borrow to take.
-    unsafe {
-        let py = Python::assume_attached();
-        let bound = Bound::ref_from_ptr(py, &this);
-        &*ptr::from_ref(bound.cast_unchecked::<ObjectPool>().get())
-    }
-}
-
 /// Whether nobody else can have `object`, so that it is not one that is out.
 ///
 /// # Safety
@@ -297,7 +279,7 @@ pub(super) unsafe extern "C-unwind" fn acquire(
 ) -> *mut ffi::PyObject {
     // SAFETY: by the caller's promise.
     unsafe {
-        match get(this).core.take() {
+        match object::get::<ObjectPool>(this).core.take() {
             Some(object) => object.into_ptr(),
             None => make(this),
         }
@@ -310,7 +292,7 @@ pub(super) unsafe extern "C-unwind" fn acquire(
 unsafe fn make(this: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: by the caller's promise; `this` keeps the factory alive.
     unsafe {
-        let pool = get(this);
+        let pool = object::get::<ObjectPool>(this);
         let made = unwind::call(pool.factory.as_ptr(), []);
         if made.is_null() {
             return made;
@@ -332,7 +314,7 @@ pub(super) unsafe extern "C-unwind" fn release(
 ) -> *mut ffi::PyObject {
     // SAFETY: by the caller's promise.
     unsafe {
-        let pool = get(this);
+        let pool = object::get::<ObjectPool>(this);
         if let Some(reset) = &pool.reset {
             return release_after(pool, reset.as_ptr(), object);
         }
@@ -389,7 +371,9 @@ fn not_out(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
 /// `pool` is an `ObjectPool`, alive; attached.
 pub(super) unsafe fn forget(pool: *mut ffi::PyObject, object: *mut ffi::PyObject) {
     // SAFETY: by the caller's promise.
-    unsafe { get(pool) }.core.forget(object.addr());
+    unsafe { object::get::<ObjectPool>(pool) }
+        .core
+        .forget(object.addr());
 }
 
 /// Gives back an object that nobody has used, as it is.
@@ -398,7 +382,11 @@ pub(super) unsafe fn forget(pool: *mut ffi::PyObject, object: *mut ffi::PyObject
 /// As for [`forget`].
 pub(super) unsafe fn give_back_unused(pool: *mut ffi::PyObject, object: Object) {
     // SAFETY: by the caller's promise.
-    drop(unsafe { get(pool) }.core.give_back(object));
+    drop(
+        unsafe { object::get::<ObjectPool>(pool) }
+            .core
+            .give_back(object),
+    );
 }
 
 /// How many objects `warm` makes between two looks for signals.
@@ -411,7 +399,7 @@ unsafe extern "C-unwind" fn warm(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by CPython on an `ObjectPool`, attached; nothing with a destructor is alive while the factory runs.
     unsafe {
-        let pool = get(this);
+        let pool = object::get::<ObjectPool>(this);
         let Ok(wanted) = idle_count(pool, number) else {
             return ptr::null_mut();
         };

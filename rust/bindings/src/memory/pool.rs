@@ -19,7 +19,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    convert::Passed,
+    convert::{Passed, shown},
     mode::{Mode, mode},
     runtime::{Numa, numa_from_argument, numa_from_environment},
 };
@@ -226,19 +226,9 @@ fn flag(name: &str, value: Passed<'_>) -> PyResult<bool> {
         return Ok(false);
     };
     value.extract().map_err(|_| {
-        let shown = value
-            .repr()
-            .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+        let shown = shown(&value);
         PyTypeError::new_err(format!("{name} must be a bool, not {shown}"))
     })
-}
-
-/// # Safety
-/// `this` is a `BufferPool`, alive as long as the result is used.
-#[inline]
-pub(super) unsafe fn pool_of<'a>(py: Python<'a>, this: &'a *mut ffi::PyObject) -> &'a BufferPool {
-    // SAFETY: as promised by the caller.
-    unsafe { Bound::ref_from_ptr(py, this).cast_unchecked::<BufferPool>() }.get()
 }
 
 /// A number of bytes from an argument.
@@ -281,9 +271,7 @@ fn any_byte_count(
 #[cold]
 fn bad_count(value: &Bound<'_, PyAny>, name: &str, allowed: &str) -> PyErr {
     let error = PyErr::take(value.py());
-    let shown = value
-        .repr()
-        .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+    let shown = shown(value);
     let message = format!("{name} must be {allowed}, not {shown}");
     match error {
         Some(error) if error.is_instance_of::<PyTypeError>(value.py()) => {

@@ -30,7 +30,6 @@ use pyo3::{
 use super::{
     acquire::{aacquire_in, acquire as acquire_from_pool},
     buffer::{Buffer, give_back},
-    buffer_object::buffer_of,
     pool::BufferPool,
     site::Site,
     watch::Record,
@@ -39,7 +38,7 @@ use crate::{
     error::{Raised, raise},
     hot::Definition,
     mode::Mode,
-    object::Object,
+    object::{self, Object},
 };
 
 pub(super) static ENTRIES: [Definition; 2] = [
@@ -179,7 +178,7 @@ impl BufferScope {
         site: Option<Site>,
     ) -> Result<*mut ffi::PyObject, Raised> {
         // SAFETY: alive, by the caller's promise.
-        let member = unsafe { buffer_of(buffer) };
+        let member = unsafe { object::get::<Buffer>(buffer) };
         let number = self.members.next.fetch_add(1, Ordering::Relaxed); // Ordering: Relaxed, a count.
         let record = member.record_or(|block| Record::of_member(py, block, site));
         let membership = Membership {
@@ -317,13 +316,6 @@ fn refuse(py: Python<'_>, phase: Phase) -> Raised {
     raise(py, PyRuntimeError::new_err(message))
 }
 
-/// # Safety
-/// `this` is a `BufferScope`, alive as long as the result is used.
-pub(super) unsafe fn scope_of<'a>(py: Python<'a>, this: &'a *mut ffi::PyObject) -> &'a BufferScope {
-    // SAFETY: as promised by the caller.
-    unsafe { Bound::ref_from_ptr(py, this).cast_unchecked::<BufferScope>() }.get()
-}
-
 /// `BufferScope.acquire(nbytes, node=None, *, timeout=None)`
 unsafe extern "C-unwind" fn acquire(
     this: *mut ffi::PyObject,
@@ -335,7 +327,7 @@ unsafe extern "C-unwind" fn acquire(
     // keeps its pool alive. Nothing here has a destructor while the pool's entry waits.
     unsafe {
         let py = Python::assume_attached();
-        let scope = scope_of(py, &this);
+        let scope = object::get::<BufferScope>(this);
         if scope.check(py).is_err() {
             return std::ptr::null_mut();
         }
@@ -358,7 +350,7 @@ unsafe extern "C-unwind" fn aacquire(
     // SAFETY: as above.
     unsafe {
         let py = Python::assume_attached();
-        let scope = scope_of(py, &this);
+        let scope = object::get::<BufferScope>(this);
         if scope.check(py).is_err() {
             return std::ptr::null_mut();
         }

@@ -44,7 +44,7 @@ use crate::{
     event_loop::{self, LoopWait, Stepped},
     interpreter,
     interrupt::earlier,
-    object::Object,
+    object::{self, Object},
     pending::{self, Next, Pending},
     task::{Kind, Take, TaskObject},
     unwind,
@@ -499,7 +499,7 @@ impl Operation {
     /// The task of a join, or the call, as above.
     fn joined<'a>(&self) -> &'a TaskObject {
         // SAFETY: a join has a task, which it keeps alive.
-        unsafe { TaskObject::from_object(self.subject) }
+        unsafe { object::get::<TaskObject>(self.subject) }
     }
 
     /// Does it at once if it can; gives a new reference.

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     blocking, debug,
-    object::Object,
+    object::{self, Object},
     stall,
     task::{self, TaskObject},
 };
@@ -343,7 +343,7 @@ impl Life {
         let closed = self.is_closed(&state);
         let is_done = |last: &Object| {
             // SAFETY: a task, which `state` keeps alive; attached, as every caller is.
-            let last = unsafe { TaskObject::from_object(last.as_ptr()) };
+            let last = unsafe { object::get::<TaskObject>(last.as_ptr()) };
             last.core().is_done()
         };
         if closed && state.last.as_ref().is_none_or(is_done) {

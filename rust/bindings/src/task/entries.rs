@@ -16,7 +16,7 @@ use crate::{
     convert::{Patience, parse},
     error::{Failure, Raised, raise},
     hot::Definition,
-    object::disown,
+    object::{self, disown},
     operation,
     runtime::{self, RuntimeObject},
 };
@@ -412,7 +412,7 @@ unsafe fn wait_and_take(
         let Ok(patience) = Patience::parse(py, function, arguments, count, keywords) else {
             return ptr::null_mut();
         };
-        let task = TaskObject::from_object(this);
+        let task = object::get::<TaskObject>(this);
         match wait_done(py, task, patience, call, awaitable) {
             Ok(true) => take(task, py),
             Ok(false) => {
@@ -547,7 +547,7 @@ unsafe extern "C-unwind" fn join(
             let text = Bound::ref_from_ptr(py, text).cast_unchecked::<PyString>();
             &*ptr::from_ref(text.to_str().unwrap_or_default())
         };
-        let task = TaskObject::from_object(this);
+        let task = object::get::<TaskObject>(this);
         let waited = Patience::from_optional(py, timeout)
             .and_then(|patience| wait_done(py, task, patience, name(&call), name(&awaitable)));
         match waited {

@@ -1,8 +1,7 @@
 //! Where `Task` objects come from, and where they go.
 //!
-//! One is made for every `go`. `PyO3` allocates it cleared and tracked by the garbage collector, and takes it apart
-//! inside a guard, which together cost more than the task's run; so the class's deallocator is replaced by
-//! [`dealloc`], and [`new`] writes into memory that is fresh, or was a task before.
+//! One is made for every `go`, [by hand](ByHand), because `PyO3`'s way costs more than the task's run: in memory that is
+//! fresh, or was a task before.
 //!
 //! Each thread keeps a list of such objects, so that a burst finds the memory of the one before: given back, it costs a
 //! page fault for every twenty tasks, a third of the whole. What was not needed once in a period is given back, when
@@ -11,7 +10,7 @@
 use std::{
     cell::Cell,
     ptr,
-    sync::atomic::{AtomicPtr, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,6 +18,7 @@ use penstock_core::scheduler::Scheduler;
 use pyo3::{ffi, prelude::*};
 
 use super::TaskObject;
+use crate::{by_hand::ByHand, object};
 
 /// How many objects a thread keeps at most: 25 MB.
 const FREE_MAX: usize = 131_072;
@@ -134,9 +134,7 @@ pub fn prewarm(py: Python<'_>, scheduler: &'static Scheduler, tasks: usize) -> P
         return Ok(());
     }
     drop(super::new_idle(py, scheduler)?); // the first object of all tells the offset
-    // Ordering: Relaxed throughout, see `new`.
-    let class = CLASS.load(Ordering::Relaxed);
-    let offset = OFFSET.load(Ordering::Relaxed);
+    let (class, offset) = (OBJECTS.class(), OBJECTS.offset());
     FREE.with(|free| {
         free.kept.set(free.kept.get().max(tasks));
         while free.count.get() < tasks {
@@ -146,7 +144,7 @@ pub fn prewarm(py: Python<'_>, scheduler: &'static Scheduler, tasks: usize) -> P
                 if object.is_null() {
                     return Err(PyErr::fetch(py));
                 }
-                weak_references(object).write(ptr::null_mut());
+                OBJECTS.weak_references(object).write(ptr::null_mut());
                 ffi::Py_DECREF(class.cast());
                 free.put(object, offset);
             }
@@ -162,7 +160,7 @@ pub fn collection_begins() {
 
 /// This thread, which is attached, has nothing to do.
 pub fn rest() {
-    let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, see `new`.
+    let offset = OBJECTS.offset();
     if offset != 0 {
         FREE.with(|free| {
             if free.count.get() != 0 {
@@ -172,43 +170,20 @@ pub fn rest() {
     }
 }
 
-/// The class. Written once, during the module's import.
-static CLASS: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(ptr::null_mut());
-/// How many bytes into an object its [`TaskObject`] is, or 0 before the first object.
-static OFFSET: AtomicUsize = AtomicUsize::new(0);
+/// The objects.
+static OBJECTS: ByHand<TaskObject> = ByHand::new();
 
 /// Takes the class over. Called once, by the module's import.
 pub fn load(py: Python<'_>) {
-    let class = py.get_type::<TaskObject>().as_type_ptr();
+    let class = OBJECTS.take_over(py, dealloc);
     // SAFETY: attached, and no object of the class is there yet.
-    unsafe {
-        (*class).tp_dealloc = Some(dealloc);
-        (*class).tp_finalize = Some(finalize);
-    }
-    // Ordering: Relaxed, during the import.
-    CLASS.store(class, Ordering::Relaxed);
-}
-
-/// The list of weak references to `object`, or null.
-///
-/// # Safety
-/// `object` has the memory of a task.
-unsafe fn weak_references(object: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
-    // SAFETY: the class says where.
-    unsafe {
-        let class = CLASS.load(Ordering::Relaxed); // Ordering: Relaxed, see `load`.
-        object.byte_offset((*class).tp_weaklistoffset).cast()
-    }
+    unsafe { (*class).tp_finalize = Some(finalize) };
 }
 
 /// The Python object that `task` is in, borrowed.
 #[inline]
 pub fn object_around(task: &TaskObject) -> *mut ffi::PyObject {
-    let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, known before the first task is.
-    ptr::from_ref(task)
-        .cast_mut()
-        .wrapping_byte_sub(offset)
-        .cast()
+    OBJECTS.object_around(task)
 }
 
 /// Makes an object that the garbage collector does not see; null with an exception set if there is no memory.
@@ -217,13 +192,13 @@ pub fn object_around(task: &TaskObject) -> *mut ffi::PyObject {
 /// Attached.
 #[inline]
 pub unsafe fn new(py: Python<'_>, task: TaskObject) -> *mut ffi::PyObject {
-    let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, a constant once it is known.
+    let offset = OBJECTS.offset();
     if offset == 0 {
         return first(py, task);
     }
     // SAFETY: the memory has no task in it: it is fresh, or off the list.
     unsafe {
-        let class = CLASS.load(Ordering::Relaxed); // Ordering: Relaxed, see `load`.
+        let class = OBJECTS.class();
         let mut object = FREE.with(|free| free.take(offset));
         if object.is_null() {
             object = ffi::PyObject_GC_New::<ffi::PyObject>(class);
@@ -231,50 +206,38 @@ pub unsafe fn new(py: Python<'_>, task: TaskObject) -> *mut ffi::PyObject {
                 drop(task);
                 return object;
             }
-            weak_references(object).write(ptr::null_mut());
+            OBJECTS.weak_references(object).write(ptr::null_mut());
         } else {
             ffi::PyObject_Init(object, class);
         }
-        object.byte_add(offset).cast::<TaskObject>().write(task);
+        OBJECTS.write(object, task);
         object
     }
 }
 
-/// Makes the first object in `PyO3`'s own way, and so finds out where it puts the struct.
+/// Makes the first object, of which the collector does not know either.
 #[cold]
 fn first(py: Python<'_>, task: TaskObject) -> *mut ffi::PyObject {
-    match Bound::new(py, task) {
-        Ok(task) => {
-            let address = ptr::from_ref(task.get()).addr();
-            let object = task.into_ptr();
-            // Ordering: Relaxed, whoever stores it stores the same.
-            OFFSET.store(address - object.addr(), Ordering::Relaxed);
-            // SAFETY: alive, and tracked by its allocation.
-            unsafe { ffi::PyObject_GC_UnTrack(object.cast()) };
-            object
-        }
-        Err(error) => {
-            error.restore(py);
-            ptr::null_mut()
-        }
+    let object = OBJECTS.first(py, task);
+    if !object.is_null() {
+        // SAFETY: alive, and tracked by its allocation.
+        unsafe { ffi::PyObject_GC_UnTrack(object.cast()) };
     }
+    object
 }
 
 /// The collector found the task unreachable, with its exception, of which nothing is cleared yet.
 unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
     // SAFETY: called by CPython on a task, attached; what refers to it is garbage.
-    unsafe { TaskObject::from_object(object).report_unseen() };
+    unsafe { object::get::<TaskObject>(object).report_unseen() };
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: called by CPython on a task that nobody refers to, attached. There is an object, so the offset is known.
+    // SAFETY: called by CPython on a task that nobody refers to, attached.
     unsafe {
         ffi::PyObject_GC_UnTrack(object.cast());
-        if !(*weak_references(object)).is_null() {
-            ffi::PyObject_ClearWeakRefs(object);
-        }
-        let offset = OFFSET.load(Ordering::Relaxed); // Ordering: Relaxed, see `new`.
-        ptr::drop_in_place(object.byte_add(offset).cast::<TaskObject>());
+        OBJECTS.empty(object);
+        let offset = OBJECTS.offset();
         let class = ffi::Py_TYPE(object);
         // INVARIANT: what is on a list has no task in it and no weak references.
         // One that the collector has finalized would not be again.

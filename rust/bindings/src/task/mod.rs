@@ -46,7 +46,7 @@ use crate::{
     hot::Definition,
     interpreter,
     interrupt::Interrupts,
-    object::Object,
+    object::{self, Object},
     operation,
 };
 
@@ -179,20 +179,6 @@ impl TaskObject {
     pub fn waiter_ref(&self) -> WaiterRef {
         // SAFETY: embedded as its class expects, and alive.
         unsafe { WaiterRef::retain(NonNull::from(self.core.waiter())) }
-    }
-
-    /// The struct in a `Task` object.
-    ///
-    /// # Safety
-    /// `object` is a `Task` that outlives the reference.
-    #[inline]
-    pub unsafe fn from_object<'a>(object: *mut ffi::PyObject) -> &'a Self {
-        // SAFETY: a `Task`, by the caller's promise; the class is frozen, so there is no borrow to take.
-        unsafe {
-            let py = Python::assume_attached();
-            let bound = Bound::ref_from_ptr(py, &object);
-            &*ptr::from_ref(bound.cast_unchecked::<Self>().get())
-        }
     }
 
     /// # Safety
@@ -479,7 +465,7 @@ unsafe fn submit(object: *mut ffi::PyObject, place: Where) -> Result<(), Raised>
     // SAFETY: a new task, by the caller's promise; the reference is the one that it holds to itself.
     unsafe {
         ffi::Py_INCREF(object);
-        let core = TaskObject::from_object(object).core_pointer();
+        let core = object::get::<TaskObject>(object).core_pointer();
         let scheduler = core.as_ref().scheduler();
         let submitted = match place {
             Where {
@@ -501,7 +487,7 @@ unsafe fn submit(object: *mut ffi::PyObject, place: Where) -> Result<(), Raised>
 unsafe fn give_back(object: *mut ffi::PyObject, refused: Refused) -> Raised {
     // SAFETY: attached; the reference is the one that the task would hold to itself.
     unsafe {
-        let _ = TaskObject::from_object(object).core.cancel();
+        let _ = object::get::<TaskObject>(object).core.cancel();
         ffi::Py_DECREF(object);
         let message = match refused {
             Refused::Closed => "the runtime was shut down: it takes no more tasks",
@@ -543,7 +529,9 @@ pub unsafe fn close(scheduler: &'static Scheduler, last: &Object) -> bool {
     // SAFETY: a new task, with the reference that it holds to itself.
     unsafe {
         ffi::Py_INCREF(last.as_ptr());
-        let waits = scheduler.close(Some(TaskObject::from_object(last.as_ptr()).core_pointer()));
+        let waits = scheduler.close(Some(
+            object::get::<TaskObject>(last.as_ptr()).core_pointer(),
+        ));
         if !waits {
             ffi::Py_DECREF(last.as_ptr());
         }

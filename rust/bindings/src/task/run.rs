@@ -16,7 +16,7 @@ use super::{End, Kind, TaskObject};
 use crate::{
     context::Base,
     error::{Raised, classes, raise},
-    fiber, interpreter, operation, runtime, unwind,
+    fiber, interpreter, object, operation, runtime, unwind,
 };
 
 /// How a coroutine left a step.
@@ -83,7 +83,7 @@ impl TaskObject {
     pub unsafe fn run_blocking(object: *mut ffi::PyObject, base: *mut Base) {
         // SAFETY: alive until `finish`, which drops the reference; this thread is the one user of its fields.
         unsafe {
-            let task = TaskObject::from_object(object);
+            let task = object::get::<TaskObject>(object);
             let starts = task.core.start();
             debug_assert!(starts, "nobody cancels a call");
             let result = task.invoke(base);
@@ -104,7 +104,7 @@ impl TaskObject {
     pub unsafe fn fail_blocking(object: *mut ffi::PyObject, error: PyErr) {
         // SAFETY: as above.
         unsafe {
-            let task = TaskObject::from_object(object);
+            let task = object::get::<TaskObject>(object);
             let starts = task.core.start();
             debug_assert!(starts, "nobody cancels a call");
             let error = error.into_value(Python::assume_attached());
